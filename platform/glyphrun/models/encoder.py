@@ -1,0 +1,84 @@
+"""A Vision Transformer over single frames, with a patch embedding or a convolutional stem."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from timm.layers import PatchEmbed
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+
+class EncoderSettings(BaseModel):
+    """Sizes of a frame encoder; height, width and patch in pixels."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image: tuple[int, int] = (32, 128)
+    patch: tuple[int, int] = (4, 8)
+    stem: Literal["patch", "convolution"] = "patch"
+    width: int = Field(384, ge=8)
+    depth: int = Field(12, ge=1)
+    heads: int = Field(6, ge=1)
+    mlp_ratio: float = Field(4.0, gt=0)
+    drop_path: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> EncoderSettings:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        for side, image, patch in zip(("height", "width"), self.image, self.patch, strict=True):
+            if image % patch:
+                raise ValueError(f"the image's {side} {image} is not a multiple of the patch's {patch}")
+            if self.stem == "convolution" and patch % 4:
+                raise ValueError(f"a convolutional stem shrinks by 4, and the patch's {side} {patch} is no multiple of it")
+        return self
+
+
+class ConvolutionalStem(PatchEmbed):
+    """Two stride-2 convolutions with batch norm, then a projection of what is left of each patch.
+
+    At small width and short training it learns several times faster than a linear patch embedding (arXiv 2106.14881).
+    """
+
+    def __init__(self, *args: Any, embed_dim: int, patch_size: tuple[int, int], **kwargs: Any) -> None:
+        super().__init__(*args, embed_dim=embed_dim, patch_size=patch_size, **kwargs)
+        rest = (patch_size[0] // 4, patch_size[1] // 4)
+        first, second = max(embed_dim // 4, 8), max(embed_dim // 2, 16)
+        self.proj = nn.Sequential(
+            nn.Conv2d(3, first, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(first),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(first, second, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(second),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(second, embed_dim, kernel_size=rest, stride=rest),
+        )
+
+
+class FrameEncoder(VisionTransformer):
+    """timm's Vision Transformer without class token, pooling or head: (N, 3, H, W) → (N, S, D)."""
+
+    def __init__(self, settings: EncoderSettings) -> None:
+        super().__init__(
+            img_size=settings.image,
+            patch_size=settings.patch,  # type: ignore[arg-type]  # timm's annotation lacks the pair that it accepts
+            embed_dim=settings.width,
+            depth=settings.depth,
+            num_heads=settings.heads,
+            mlp_ratio=settings.mlp_ratio,
+            drop_path_rate=settings.drop_path,
+            num_classes=0,
+            global_pool="",
+            class_token=False,
+            embed_layer=ConvolutionalStem if settings.stem == "convolution" else PatchEmbed,
+        )
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        # The fused kernel's backward pass is the slow part of training on a CPU, and only there.
+        fused = x.is_cuda or not torch.is_grad_enabled()
+        for block in self.blocks:
+            block.attn.fused_attn = fused
+        return self.forward_features(x)
