@@ -1,0 +1,1 @@
+"""Data sets: their format, checks, simulation and import."""
