@@ -76,7 +76,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _rgb(image: Image.Image, name: str) -> Image.Image:
     # 16-bit grey is scaled: Pillow's own conversion clips everything above 255 to white.
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+    if image.mode.startswith("I;16"):
         grey = (np.asarray(image).astype(np.uint32) + 128) // 257
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):

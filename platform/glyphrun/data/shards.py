@@ -52,7 +52,7 @@ class DatasetWriter:
     ) -> None:
         self.folder = Path(folder).absolute()
         self.card: DatasetCard | None = None
-        self._fields = {"name": name, "licence": licence, "description": description}
+        self._name, self._licence, self._description = name, licence, description
         self._charset = charset
         self._seen_characters: set[str] = set()
         self._ids: set[str] = set()
@@ -132,7 +132,9 @@ class DatasetWriter:
             pq.write_table(pa.concat_tables(self._rejected).combine_chunks(), self._aside / REJECTED_FILE)
         charset = "".join(sorted(self._seen_characters)) if self._charset is None else self._charset
         self.card = DatasetCard(
-            **self._fields,
+            name=self._name,
+            licence=self._licence,
+            description=self._description,
             charset=charset,
             counts=dict(sorted(self._counts.items())),
             rejected=sum(table.num_rows for table in self._rejected),
