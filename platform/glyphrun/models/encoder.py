@@ -38,24 +38,31 @@ class EncoderSettings(BaseModel):
 
 
 class ConvolutionalStem(PatchEmbed):
-    """Two stride-2 convolutions with batch norm, then a projection of what is left of each patch.
+    """Two convolutions at half and two at a quarter of the resolution, then a projection of what is left of each patch.
 
     At small width and short training it learns several times faster than a linear patch embedding (arXiv 2106.14881).
     """
 
     def __init__(self, *args: Any, embed_dim: int, patch_size: tuple[int, int], **kwargs: Any) -> None:
         super().__init__(*args, embed_dim=embed_dim, patch_size=patch_size, **kwargs)
-        rest = (patch_size[0] // 4, patch_size[1] // 4)
         first, second = max(embed_dim // 4, 8), max(embed_dim // 2, 16)
+        rest = (patch_size[0] // 4, patch_size[1] // 4)
         self.proj = nn.Sequential(
-            nn.Conv2d(3, first, 3, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(first),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(first, second, 3, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(second),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(second, embed_dim, kernel_size=rest, stride=rest),
+            *_convolution(3, first, (2, 2)),
+            *_convolution(first, first, (1, 1)),
+            *_convolution(first, second, (2, 2)),
+            *_convolution(second, second, (1, 1)),
+            *_convolution(second, embed_dim, rest),
+            nn.Conv2d(embed_dim, embed_dim, 1),
         )
+
+
+def _convolution(inputs: int, outputs: int, stride: tuple[int, int]) -> list[nn.Module]:
+    return [
+        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    ]
 
 
 class FrameEncoder(VisionTransformer):

@@ -123,8 +123,6 @@ class PARSeq(Recognizer):
         self.dropout = nn.Dropout(settings.dropout)
         nn.init.trunc_normal_(self.pos_queries, std=0.02)
         nn.init.trunc_normal_(self.text_embed.embedding.weight, std=0.02)
-        # Orders are drawn apart from torch's global stream, so that a run's other randomness does not depend on them.
-        self._orders = torch.Generator().manual_seed(0)
 
     def encode(self, frames: Tensor, frame_mask: Tensor) -> Memory:
         """frames: (B, T, 3, H, W) normalised float; frame_mask: (B, T) bool, at least one frame an item."""
@@ -151,7 +149,7 @@ class PARSeq(Recognizer):
         memory_mask = _over_heads(memory.mask)
         content = self._content(context)
         total, count = memory.tokens.new_zeros((), dtype=torch.float32), 0
-        orders = sample_orders(targets.shape[1] - 2, self.settings.permutations, self._orders)
+        orders = sample_orders(targets.shape[1] - 2, self.settings.permutations)
         for number, order in enumerate(orders):
             content_mask, query_mask = (mask.to(targets.device) for mask in order_masks(order))
             decoded = self.decoder(

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 
-def sample_orders(characters: int, count: int, generator: torch.Generator) -> Tensor:
+def sample_orders(characters: int, count: int) -> Tensor:
     """Orders in which the positions of a label are predicted: (K, characters + 2) long, K ≤ count.
 
     Positions are 0 for begin, 1..characters, characters + 1 for end. The first order is left to right. Orders come in
     mirrored pairs; the mirror of the first predicts end first, from an empty context, as non-autoregressive decoding
     does. One character has one order only, and labels of up to four characters draw from all of them without repeats.
+    Randomness comes from torch's global generator, as dropout's does.
     """
     if characters <= 1:
         return torch.arange(characters + 2).unsqueeze(0)
@@ -23,10 +24,10 @@ def sample_orders(characters: int, count: int, generator: torch.Generator) -> Te
     if characters <= 4:
         # Of a pair of mirrored orders exactly one has its first element below its last.
         halves = torch.tensor([order for order in permutations(range(characters)) if order[0] < order[-1]])
-        chosen = 1 + torch.randperm(len(halves) - 1, generator=generator)[: pairs - 1]
+        chosen = 1 + torch.randperm(len(halves) - 1)[: pairs - 1]
         orders = torch.cat([halves[:1], halves[chosen]])
     else:
-        drawn = [torch.randperm(characters, generator=generator) for _ in range(pairs - 1)]
+        drawn = [torch.randperm(characters) for _ in range(pairs - 1)]
         orders = torch.stack([forward, *drawn])
     mirrored = torch.stack([orders, orders.flip(-1)], dim=1).flatten(0, 1)  # (2·pairs, characters)
     begin = torch.zeros(len(mirrored), 1, dtype=torch.long)

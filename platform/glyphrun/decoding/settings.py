@@ -1,0 +1,32 @@
+"""How an encoded item becomes text: the settings that travel with a bundle and are swept without training again."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class DecodeSettings(BaseModel):
+    """Search, refinement and the vote of frames that were read alone.
+
+    refine_iters counts cloze passes after a greedy or non-autoregressive search (PARSeq). vote_floor is the probability
+    under which a frame's reading is ignored; abstain_below the confidence under which an answer is marked abstained.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    search: Literal["greedy", "beam", "non-autoregressive"] = "greedy"
+    width: int = Field(1, ge=1, le=64)
+    n_best: int = Field(3, ge=1)
+    refine_iters: int = Field(0, ge=0)
+    vote_floor: float = Field(0.2, ge=0, le=1)
+    abstain_below: float = Field(0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DecodeSettings:
+        if self.search != "beam" and self.width != 1:
+            raise ValueError(f"width {self.width} needs search: beam; {self.search} keeps one hypothesis")
+        if self.search == "beam" and self.refine_iters:
+            raise ValueError("refinement replaces the probabilities that a beam ranks by: set refine_iters to 0")
+        return self

@@ -1,0 +1,38 @@
+"""Which device and precision to compute in, chosen from the hardware."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+def default_device() -> torch.device:
+    """The GPU where there is one, else the processor."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def default_precision(device: torch.device) -> Precision:
+    """bfloat16 on AMX processors and GPUs from compute capability 8.0 on, float16 on older GPUs, else float32."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
+    return "bfloat16" if processor_has_amx() else "float32"
+
+
+def processor_has_amx() -> bool:
+    """True if the processor multiplies bfloat16 matrices in tiles, several times faster than float32 ones."""
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as cpuinfo:
+            return any(line.startswith("flags") and " amx_bf16" in line for line in cpuinfo)
+    except OSError:
+        return False
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """The context in which matrix products run in the given precision."""
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, getattr(torch, precision))

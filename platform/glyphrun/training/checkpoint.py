@@ -1,0 +1,99 @@
+"""Checkpoints without pickle: a folder with tensors as safetensors and everything else as JSON, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read, with its folder and what to do."""
+
+
+def save_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]
+) -> None:
+    """Replace ``folder`` by a checkpoint of this moment.
+
+    The old one is moved aside only when the new one is complete, and ``load_checkpoint`` finds it there, so a process
+    killed at any moment leaves one that can be read. ``progress`` is JSON: step, scaler state and running sums. Random
+    numbers, learning rate and data order are functions of seed and step, so the step stands for them.
+    """
+    aside = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    save_file(_contiguous(model.state_dict()), aside / "weights.safetensors")
+    state = optimizer.state_dict()
+    tensors, scalars = {}, {}
+    for number, entries in state["state"].items():
+        for name, value in entries.items():
+            if isinstance(value, Tensor):
+                tensors[f"{number}.{name}"] = value
+            else:
+                scalars[f"{number}.{name}"] = value
+    save_file(_contiguous(tensors), aside / "optimizer.safetensors")
+    groups = [{key: value for key, value in group.items() if key != "params"} for group in state["param_groups"]]
+    (aside / "state.json").write_text(json.dumps({"progress": progress, "scalars": scalars, "groups": groups}))
+    for file in aside.iterdir():
+        _flush(file)
+    previous = _previous(folder)
+    shutil.rmtree(previous, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, previous)
+    os.replace(aside, folder)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def find_checkpoint(folder: Path) -> Path | None:
+    """Where the newest complete checkpoint lies: the folder, or what it was about to replace; None if there is none."""
+    return next((path for path in (folder, _previous(folder)) if (path / "state.json").exists()), None)
+
+
+def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict[str, Any]:
+    """Put a checkpoint's weights (and optimizer state) in place and return its ``progress``.
+
+    Raises CheckpointError if there is none or it belongs to another model.
+    """
+    found = find_checkpoint(folder)
+    if found is None:
+        raise CheckpointError(f"{folder} holds no complete checkpoint")
+    device = next(model.parameters()).device
+    try:
+        model.load_state_dict(load_file(found / "weights.safetensors", device=str(device)))
+        stored = json.loads((found / "state.json").read_text())
+    except (RuntimeError, OSError, ValueError) as error:
+        raise CheckpointError(f"{found} does not fit this recognizer or is damaged: {error}") from error
+    if optimizer is not None:
+        entries: dict[int, dict[str, Any]] = {}
+        tensors = load_file(found / "optimizer.safetensors", device=str(device))
+        for key, value in [*tensors.items(), *stored["scalars"].items()]:
+            number, name = key.split(".", 1)
+            entries.setdefault(int(number), {})[name] = value
+        fresh = optimizer.state_dict()["param_groups"]
+        groups = [{**old, "params": new["params"]} for old, new in zip(stored["groups"], fresh, strict=True)]
+        optimizer.load_state_dict({"state": entries, "param_groups": groups})
+    progress: dict[str, Any] = stored["progress"]
+    return progress
+
+
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+
+
+def _previous(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.previous")
+
+
+def _flush(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
