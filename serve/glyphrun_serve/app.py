@@ -1,0 +1,165 @@
+"""The serving graph of a bundle, and how to start and stop it on this machine."""
+
+# Serve reads the annotation of build_app at run time, so annotations stay evaluated in this file.
+
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Self
+
+import httpx
+import ray
+from pydantic import BaseModel, ConfigDict, Field
+from ray import serve
+from ray.serve.config import HTTPOptions
+from ray.serve.schema import LoggingConfig
+
+from glyphrun.bundle import read_manifest
+from glyphrun.device import Precision
+from glyphrun_serve.deployments import Batching, Ingress, RecognizerReplica
+from glyphrun_serve.limits import Limits
+from glyphrun_serve.schemas import ModelCard
+
+APPLICATION = "glyphrun"
+READY_WITHIN_S = 120.0
+# Serve's own deadline answers in plain text: it only cuts off what the routes' deadline did not.
+GRACE_S = 10.0
+
+
+class ServeError(RuntimeError):
+    """The server cannot be started; the message says what to do."""
+
+
+class ServeSettings(BaseModel):
+    """The arguments of the application in a Serve config."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bundle: Path
+    limits: Limits = Limits()
+    batching: Batching = Batching()
+    precision: Precision | None = None
+    replicas: int = Field(1, gt=0)
+    cpus: float = Field(1, gt=0)
+    gpus: float = Field(0, ge=0)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server; leaving its `with` block stops it."""
+
+    url: str
+    owns_ray: bool
+
+    def stop(self) -> None:
+        serve.shutdown()
+        if self.owns_ray:
+            ray.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+
+def build_app(settings: ServeSettings) -> serve.Application:
+    """The graph of one bundle: HTTP ingress → recognizer replicas. A Serve config names it as import_path.
+
+    Raises the errors of a bundle that cannot be read before anything is deployed.
+    """
+    bundle = settings.bundle.resolve()
+    most = settings.batching.most
+    recognizer = serve.deployment(
+        RecognizerReplica,
+        name="recognizer",
+        num_replicas=settings.replicas,
+        # Twice a batch, so that the next one fills while one is read.
+        max_ongoing_requests=2 * most,
+        max_queued_requests=max(16 * most, 4 * settings.limits.items),
+        ray_actor_options={"num_cpus": settings.cpus, "num_gpus": settings.gpus},
+    ).bind(bundle, settings.batching, settings.precision)
+    ingress = serve.deployment(
+        serve.ingress()(Ingress),
+        name="http",
+        # The queue of the recognizer is the bound: it answers in the one error shape, Serve's own would not.
+        max_ongoing_requests=4096,
+        ray_actor_options={"num_cpus": 0},
+    )
+    return ingress.bind(recognizer, model_card(bundle), settings.limits)
+
+
+def model_card(bundle: Path) -> ModelCard:
+    """What clients are told about the model of a bundle."""
+    manifest = read_manifest(bundle).model_dump(mode="json")
+    return ModelCard(
+        name=manifest["name"],
+        version=str(manifest["version"]),
+        kind=manifest["recognizer"]["kind"],
+        charset=manifest["codec"]["charset"],
+        max_length=manifest["codec"]["max_length"],
+        height=manifest["processor"]["height"],
+        width=manifest["processor"]["width"],
+        metrics=manifest["metrics"],
+        provenance=manifest["provenance"],
+    )
+
+
+def run(settings: ServeSettings, *, host: str = "127.0.0.1", port: int = 8000) -> Server:
+    """Serve a bundle on this machine and return once it is ready; port 0 takes any free port.
+
+    A Ray that runs in this process is used, else a local one is started and stopped again with the server. Raises
+    ServeError if the port is taken, if Serve already runs or if the model does not get ready.
+    """
+    port = free_port(host, port)
+    application = build_app(settings)
+    owns_ray = not ray.is_initialized()
+    if owns_ray:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")
+    server = Server(f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}", owns_ray)
+    if serve.status().proxies:
+        if owns_ray:
+            ray.shutdown()
+        raise ServeError("Serve already runs on this Ray, on a port of its own; stop it with `serve shutdown` first.")
+    quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
+    try:
+        deadline = settings.limits.answer_s + GRACE_S
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options=HTTPOptions(host=host, port=port, request_timeout_s=deadline),
+            logging_config=quiet,
+        )
+        serve.run(application, name=APPLICATION, route_prefix="/", logging_config=quiet)
+        _await_ready(server.url)
+    except BaseException as error:
+        server.stop()
+        if isinstance(error, RuntimeError | TimeoutError):
+            raise ServeError(f"The model of {settings.bundle} did not get ready: {error}") from error
+        raise
+    return server
+
+
+def free_port(host: str, port: int) -> int:
+    """The port if nothing listens on it, or any free one for 0. Raises ServeError if it is taken."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            message = f"{host}:{port} cannot be listened on ({error.strerror}); choose another port, or 0 for any."
+            raise ServeError(message) from error
+        return int(probe.getsockname()[1])
+
+
+def _await_ready(url: str) -> None:
+    deadline = monotonic() + READY_WITHIN_S
+    while True:
+        try:
+            if httpx.get(f"{url}/readyz", timeout=5, trust_env=False).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        if monotonic() > deadline:
+            raise TimeoutError(f"{url}/readyz did not say ready within {READY_WITHIN_S:g} s")
+        sleep(0.1)

@@ -1,0 +1,127 @@
+"""The two deployments: thin shells over the engine and over the HTTP routes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import ray
+import torch
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict, Field
+from ray import serve
+from ray.serve.exceptions import BackPressureError
+from ray.serve.handle import DeploymentHandle
+
+from glyphrun.bundle import load_engine
+from glyphrun.device import Precision
+from glyphrun.engine import Prediction
+from glyphrun_serve.limits import Limits
+from glyphrun_serve.routes import Busy, Unreadable, http_app
+from glyphrun_serve.schemas import ModelCard
+
+READY_S = 2.0  # a loaded replica says so within milliseconds
+WARM_UP_FRAMES = 8
+
+
+class Batching(BaseModel):
+    """Requests that arrive within wait_s of one another are read together, at most `most` at a time."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    most: int = Field(16, gt=0)
+    wait_s: float = Field(0.005, ge=0)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One decoded item that waits for its batch."""
+
+    pixels: np.ndarray  # (T, 3, H, W) uint8
+    explain: bool
+    decode_ms: float
+    since: float
+
+
+class RecognizerReplica:
+    """An engine behind a queue: each item is decoded alone, then read together with those that wait."""
+
+    def __init__(self, bundle: Path, batching: Batching, precision: Precision | None = None) -> None:
+        granted = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
+        torch.set_num_threads(max(1, int(granted)))
+        self._engine = load_engine(bundle, precision=precision)
+        # One thread reads, so that the event loop stays free to decode and to gather the next batch.
+        self._reading = ThreadPoolExecutor(1, "read")
+        self._batched: Callable[[Prepared], Coroutine[None, None, Prediction]] = serve.batch(
+            max_batch_size=batching.most, batch_wait_timeout_s=batching.wait_s
+        )(self._read_together)
+        self._warm_up(batching.most)
+
+    async def recognize(self, frames: Sequence[bytes], name: str, explain: bool) -> Prediction | Unreadable:
+        """Read the encoded frames of one item."""
+        started = perf_counter()
+        try:
+            pixels = await asyncio.to_thread(self._engine.prepare, frames, name=name)
+        except ValueError as error:
+            return Unreadable(str(error))
+        since = perf_counter()
+        return await self._batched(Prepared(pixels, explain, (since - started) * 1e3, since))
+
+    async def ready(self) -> bool:
+        """True: a replica takes no calls before it is constructed, and it warms up while it is."""
+        return True
+
+    async def _read_together(self, items: list[Prepared]) -> list[Prediction]:
+        return await asyncio.get_running_loop().run_in_executor(self._reading, self._read, items)
+
+    def _read(self, items: list[Prepared]) -> list[Prediction]:
+        started = perf_counter()
+        found: dict[int, Prediction] = {}
+        for explain in (False, True):
+            chosen = [number for number, item in enumerate(items) if item.explain == explain]
+            if chosen:
+                predictions = self._engine.read_prepared([items[number].pixels for number in chosen], explain=explain)
+                found.update(zip(chosen, predictions, strict=True))
+        return [
+            replace(
+                found[number],
+                timings={"decode": item.decode_ms, "wait": (started - item.since) * 1e3, **found[number].timings},
+            )
+            for number, item in enumerate(items)
+        ]
+
+    def _warm_up(self, most: int) -> None:
+        size = (3, self._engine.processor.height, self._engine.processor.width)
+        for items, frames in ((1, 1), (1, WARM_UP_FRAMES), (most, WARM_UP_FRAMES)):
+            self._engine.read_prepared([np.zeros((frames, *size), np.uint8)] * items, explain=True)
+
+
+class Ingress:
+    """The HTTP routes, answered by recognizer replicas."""
+
+    def __init__(self, replicas: DeploymentHandle, card: ModelCard, limits: Limits) -> None:
+        self.card = card
+        self._replicas = replicas
+        self._limits = limits
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return http_app(self, self._limits)
+
+    async def read(self, frames: Sequence[bytes], *, name: str, explain: bool) -> Prediction | Unreadable:
+        try:
+            found: Prediction | Unreadable = await self._replicas.recognize.remote(frames, name, explain)
+        except BackPressureError as error:
+            raise Busy from error
+        return found
+
+    async def ready(self) -> bool:
+        try:
+            async with asyncio.timeout(READY_S):
+                return bool(await self._replicas.ready.remote())
+        except (TimeoutError, BackPressureError):
+            return False

@@ -1,0 +1,153 @@
+"""The HTTP side: what can be asked and how it is answered. Knows nothing of Ray."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated, Any, Protocol
+
+from fastapi import FastAPI, File, UploadFile
+from fastapi.responses import FileResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.staticfiles import StaticFiles
+
+import glyphrun_serve.schemas as wire
+from glyphrun.engine import Prediction
+from glyphrun_serve.errors import RequestError, answer_errors_as_json
+from glyphrun_serve.limits import BodyLimit, Limits
+
+STATIC = Path(__file__).parent / "static"
+
+# The page needs nothing from elsewhere, so a browser may refuse everything from elsewhere.
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'self'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": wire.ErrorAnswer, "description": "The request is wrong; the message says what to do."},
+    "5XX": {"model": wire.ErrorAnswer, "description": "The server is busy or failed."},
+}
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Why an item's images cannot be decoded. A value, not an exception: the server itself did nothing wrong."""
+
+    message: str
+
+
+class Busy(Exception):
+    """More requests are waiting than may wait."""
+
+
+class Reader(Protocol):
+    """Who answers: frames in, a reading out."""
+
+    card: wire.ModelCard
+
+    async def read(self, frames: Sequence[bytes], *, name: str, explain: bool) -> Prediction | Unreadable:
+        """Raises Busy if no more requests may wait."""
+
+    async def ready(self) -> bool: ...
+
+
+def http_app(reader: Reader, limits: Limits) -> FastAPI:
+    """The routes over a reader."""
+    app = FastAPI(
+        title="glyphrun",
+        summary="Reads numbers and text in still images and in tracklets.",
+        version=reader.card.version,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.add_middleware(BodyLimit, most=limits.body_bytes)
+    answer_errors_as_json(app)
+    identity = reader.card.identity()
+
+    async def read(frames: Sequence[bytes], name: str, explain: bool, item: int | None = None) -> wire.Answer:
+        started = perf_counter()
+        try:
+            async with asyncio.timeout(limits.answer_s):
+                found = await reader.read(frames, name=name, explain=explain)
+        except Busy as error:
+            message = "More requests are waiting than the server takes; try again in a few seconds."
+            raise RequestError(503, "busy", message, item=item) from error
+        except TimeoutError as error:
+            message = f"There was no answer within {limits.answer_s:g} s; try again in a few seconds."
+            raise RequestError(503, "too_slow", message, item=item) from error
+        if isinstance(found, Unreadable):
+            raise RequestError(422, "bad_image", found.message, item=item)
+        return wire.answer(found, identity, (perf_counter() - started) * 1e3)
+
+    @app.post("/v1/recognize", responses=ERRORS, tags=["recognize"])
+    async def recognize(
+        frames: Annotated[list[UploadFile], File(description="One still image, or the frames of one tracklet.")],
+        explain: bool = True,
+    ) -> wire.Answer:
+        """Read one still image or one tracklet; explain says also what each frame reads alone."""
+        name = "The image" if len(frames) == 1 else "The tracklet"
+        limits.check_frames(len(frames), name)
+        data = [await frame.read() for frame in frames]
+        await run_in_threadpool(limits.check_pixels, data, name)
+        return await read(data, name, explain)
+
+    @app.post("/v1/recognize/batch", responses=ERRORS, tags=["recognize"])
+    async def recognize_batch(batch: wire.BatchRequest, explain: bool = True) -> wire.BatchAnswer:
+        """Read several items; one that is wrong gets an error object in its place and the others are answered."""
+        limits.check_items(len(batch.items))
+        unpacked = await run_in_threadpool(_unpack, batch.items, limits)
+
+        async def answered(number: int, frames: list[bytes] | RequestError) -> wire.Answer | wire.ErrorAnswer:
+            if isinstance(frames, RequestError):
+                return frames.answer()
+            try:
+                return await read(frames, f"Item {number}", explain, item=number)
+            except RequestError as error:
+                return error.answer()
+
+        return wire.BatchAnswer(items=await asyncio.gather(*(answered(*pair) for pair in enumerate(unpacked))))
+
+    @app.get("/v1/models", tags=["models"])
+    async def models() -> wire.Models:
+        """What this server reads with, and how well it was measured to read."""
+        return wire.Models(models=[reader.card])
+
+    @app.get("/healthz", tags=["health"])
+    async def healthz() -> wire.Health:
+        """200 while the server runs."""
+        return wire.Health(status="alive")
+
+    @app.get("/readyz", responses={503: {"model": wire.ErrorAnswer}}, tags=["health"])
+    async def readyz() -> wire.Health:
+        """200 once the model is loaded and warm."""
+        if not await reader.ready():
+            raise RequestError(503, "not_ready", "The model is still loading; try again in a few seconds.")
+        return wire.Health(status="ready")
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(STATIC / "index.html", headers=PAGE_HEADERS)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> FileResponse:
+        return FileResponse(STATIC / "docs.html", headers=PAGE_HEADERS)
+
+    app.mount("/static", StaticFiles(directory=STATIC))
+    return app
+
+
+def _unpack(items: Sequence[object], limits: Limits) -> list[list[bytes] | RequestError]:
+    unpacked: list[list[bytes] | RequestError] = []
+    spent = 0
+    for number, item in enumerate(items):
+        try:
+            frames = limits.frames_of(item, number)
+            spent = limits.check_pixels(frames, f"Item {number}", spent, number)
+            unpacked.append(frames)
+        except RequestError as error:
+            unpacked.append(error)
+    return unpacked

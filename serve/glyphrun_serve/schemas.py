@@ -1,0 +1,119 @@
+"""What goes over the wire."""
+
+from __future__ import annotations
+
+from math import exp
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation
+
+from glyphrun.engine import Prediction
+
+
+class Reading(BaseModel):
+    text: str
+    confidence: float = Field(description="Probability of this reading, 0 to 1.")
+
+
+class Character(BaseModel):
+    character: str
+    confidence: float = Field(description="Probability of this character given those before it, 0 to 1.")
+
+
+class Vote(BaseModel):
+    frame: int = Field(description="Counted from 0, in the order sent.")
+    text: str = Field(description="What this frame says alone; empty if nothing is readable in it.")
+    confidence: float
+    weight: float = Field(description="How much the frame counts; 0 if it was ignored.")
+
+
+class ModelIdentity(BaseModel):
+    """Which weights answered; what else the bundle says of its origin stands beside the name."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    version: str
+
+
+class ModelCard(BaseModel):
+    """What a served model reads and how well it was measured to read."""
+
+    name: str
+    version: str
+    kind: str
+    charset: str
+    max_length: int
+    height: int
+    width: int
+    metrics: dict[str, Any]
+    provenance: dict[str, str]
+
+    def identity(self) -> ModelIdentity:
+        return ModelIdentity.model_validate({**self.provenance, "name": self.name, "version": self.version})
+
+
+class Models(BaseModel):
+    models: list[ModelCard]
+
+
+class Answer(BaseModel):
+    """The reading of one item."""
+
+    text: str = Field(description="The best reading; empty if nothing is readable.")
+    confidence: float
+    n_best: list[Reading]
+    characters: list[Character]
+    votes: list[Vote] = Field(description="One a frame; empty if explain was false.")
+    abstained: bool = Field(description="True if the confidence is under the model's own threshold.")
+    timings_ms: dict[str, float]
+    model: ModelIdentity
+
+
+class ErrorDetail(BaseModel):
+    code: str
+    message: str = Field(description="What was wrong and what to do.")
+    item: int | None = Field(None, description="Which item of a batch, counted from 0.")
+
+
+class ErrorAnswer(BaseModel):
+    error: ErrorDetail
+
+
+class BatchItem(BaseModel):
+    """A still image or the frames of one tracklet."""
+
+    frames: list[str] = Field(description="Encoded images (JPEG, PNG, …) in base64.")
+
+
+class BatchRequest(BaseModel):
+    # Items are checked one by one later, so that a bad one fails alone.
+    items: list[SkipValidation[BatchItem]]
+
+
+class BatchAnswer(BaseModel):
+    items: list[Answer | ErrorAnswer] = Field(description="In the order sent.")
+
+
+class Health(BaseModel):
+    status: str
+
+
+def answer(prediction: Prediction, model: ModelIdentity, total_ms: float) -> Answer:
+    """The wire form of a prediction; total_ms is the time that the request took inside the server."""
+    best = prediction.n_best[0]
+    # Recognizers score the end of a text after its characters, so the two differ in length.
+    characters = zip(best.text, best.token_log_probs, strict=False)
+    return Answer(
+        text=prediction.text,
+        confidence=prediction.confidence,
+        n_best=[Reading(text=found.text, confidence=exp(found.log_prob)) for found in prediction.n_best],
+        characters=[Character(character=character, confidence=exp(score)) for character, score in characters],
+        votes=[
+            Vote(frame=ballot.frame, text=ballot.text, confidence=ballot.confidence, weight=ballot.weight)
+            for ballot in prediction.votes
+        ],
+        abstained=prediction.abstained,
+        timings_ms={stage: round(spent, 3) for stage, spent in {**prediction.timings, "total": total_ms}.items()},
+        model=model,
+    )

@@ -1,0 +1,313 @@
+"""A real Ray Serve on a real port, with a small recognizer of random weights."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import socket
+from base64 import b64encode
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from ray.serve.config import AutoscalingConfig
+from ray.serve.schema import ServeDeploySchema
+
+from glyphrun.bundle import load_engine, save_bundle
+from glyphrun.decoding.settings import DecodeSettings
+from glyphrun.engine import Engine, Prediction
+from glyphrun.images import ImageProcessor, encode_image
+from glyphrun.models.zoo import build, recognizer_settings
+from glyphrun.text import DIGITS, Codec
+from glyphrun_serve.app import ServeError, Server, ServeSettings, build_app, free_port, run
+from glyphrun_serve.deployments import Batching
+from glyphrun_serve.limits import Limits
+
+LIMITS = Limits(body_bytes=400_000, items=8, frames=6, pixels=1_000_000, request_pixels=2_500_000)
+CONFIG = Path(__file__).parents[2] / "serve" / "configs" / "local.yaml"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(7)
+    recognizer = build(recognizer_settings("query-digits-nano"), DIGITS, 2)
+    # Fresh weights read almost the same in every image; larger ones tell images apart.
+    with torch.no_grad():
+        for parameter in recognizer.parameters():
+            parameter.mul_(3)
+    folder = tmp_path_factory.mktemp("bundles") / "untrained"
+    save_bundle(
+        folder,
+        recognizer=recognizer,
+        codec=Codec(DIGITS, 2),
+        processor=ImageProcessor(height=32, width=48),
+        decode=DecodeSettings(n_best=3, vote_floor=0.0),
+        metrics={"test": {"exact": 0.01}},
+        provenance={"dataset": "none", "seed": "7"},
+        name="untrained",
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings(bundle: Path) -> ServeSettings:
+    # float32, so that a reading does not depend on what else is in its batch.
+    return ServeSettings(
+        bundle=bundle, limits=LIMITS, batching=Batching(most=8, wait_s=0.05), precision="float32", cpus=1
+    )
+
+
+@pytest.fixture(scope="module")
+def server(settings: ServeSettings) -> Iterator[Server]:
+    with run(settings, port=0) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def engine(bundle: Path) -> Engine:
+    return load_engine(bundle, precision="float32")
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as client:
+        yield client
+
+
+def picture(seed: int, height: int = 40, width: int = 56) -> bytes:
+    """A PNG of blurred noise and a few strokes, different for every seed."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8))
+    return encode_image(np.asarray(small.resize((width, height), Image.Resampling.NEAREST)))
+
+
+def huge(width: int, height: int) -> bytes:
+    """A small file that holds a large white image."""
+    buffer = io.BytesIO()
+    Image.new("1", (width, height), 1).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def upload(*frames: bytes) -> list[tuple[str, tuple[str, bytes]]]:
+    return [("frames", ("../../etc/passwd", frame)) for frame in frames]
+
+
+def in_base64(*frames: bytes) -> dict[str, list[str]]:
+    return {"frames": [b64encode(frame).decode() for frame in frames]}
+
+
+def assert_same_reading(answer: dict[str, Any], expected: Prediction) -> None:
+    assert answer["text"] == expected.text
+    assert answer["confidence"] == pytest.approx(expected.confidence, abs=1e-4)
+    assert [found["text"] for found in answer["n_best"]] == [found.text for found in expected.n_best]
+    assert [(vote["frame"], vote["text"]) for vote in answer["votes"]] == [
+        (ballot.frame, ballot.text) for ballot in expected.votes
+    ]
+    for vote, ballot in zip(answer["votes"], expected.votes, strict=True):
+        assert vote["confidence"] == pytest.approx(ballot.confidence, abs=1e-4)
+        assert vote["weight"] == pytest.approx(ballot.weight, abs=1e-4)
+
+
+def assert_refused(response: httpx.Response, status: int, code: str, words: str, item: int | None = None) -> None:
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert response.json() == {"error": {"code": code, "message": error["message"], "item": item}}
+    assert words in error["message"]
+    assert error["message"].endswith(".")
+
+
+def test_the_server_is_ready_when_it_has_started(client: httpx.Client) -> None:
+    assert client.get("/readyz").json() == {"status": "ready"}
+    assert client.get("/healthz").json() == {"status": "alive"}
+
+
+def test_a_still_image_is_read_as_the_engine_reads_it(client: httpx.Client, engine: Engine) -> None:
+    response = client.post("/v1/recognize", files=upload(picture(1)))
+    assert response.status_code == 200, response.text
+    answer = response.json()
+    assert_same_reading(answer, engine.read([[picture(1)]], explain=True)[0])
+    assert len(answer["votes"]) == 1
+    assert "".join(scored["character"] for scored in answer["characters"]) == answer["text"]
+    assert all(0 <= scored["confidence"] <= 1 for scored in answer["characters"])
+    assert answer["model"] == {"name": "untrained", "version": answer["model"]["version"], **engine.provenance}
+    assert {"decode", "wait", "encode", "search", "total"} <= set(answer["timings_ms"])
+
+
+def test_a_tracklet_is_read_jointly_and_every_frame_votes(client: httpx.Client, engine: Engine) -> None:
+    frames = [picture(seed) for seed in (2, 3, 4)]
+    answer = client.post("/v1/recognize", files=upload(*frames)).json()
+    assert_same_reading(answer, engine.read([frames], explain=True)[0])
+    assert [vote["frame"] for vote in answer["votes"]] == [0, 1, 2]
+
+
+def test_votes_are_left_out_on_request(client: httpx.Client) -> None:
+    assert client.post("/v1/recognize?explain=false", files=upload(picture(1))).json()["votes"] == []
+
+
+def test_concurrent_requests_share_batches_and_each_gets_its_own_answer(server: Server, engine: Engine) -> None:
+    items = [[picture(100 * number + frame) for frame in range(1 + number % 4)] for number in range(30)]
+
+    async def post_all() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=60) as client:
+            return await asyncio.gather(*(client.post("/v1/recognize", files=upload(*item)) for item in items))
+
+    responses = asyncio.run(post_all())
+    assert [response.status_code for response in responses] == [200] * 30
+    answers = [response.json() for response in responses]
+    expected = engine.read(items, explain=True)
+    for answer, prediction in zip(answers, expected, strict=True):
+        assert_same_reading(answer, prediction)
+    assert len({prediction.confidence for prediction in expected}) > 20, "the items must be told apart by their answers"
+    # Items of one batch carry the timings of that batch.
+    batches = {(answer["timings_ms"]["encode"], answer["timings_ms"]["search"]) for answer in answers}
+    assert 4 <= len(batches) <= 15
+
+
+def test_a_batch_is_answered_in_order_and_a_bad_item_fails_alone(client: httpx.Client, engine: Engine) -> None:
+    good = [[picture(5)], [picture(6), picture(7)]]
+    items: list[Any] = [
+        in_base64(*good[0]),
+        in_base64(b"not an image"),
+        {"frames": ["%%%"]},
+        {"frames": [7]},
+        {"pictures": []},
+        {"frames": []},
+        in_base64(huge(1200, 1000)),
+        in_base64(*good[1]),
+    ]
+    response = client.post("/v1/recognize/batch", json={"items": items})
+    assert response.status_code == 200, response.text
+    answers = response.json()["items"]
+    for place, prediction in zip((0, 7), engine.read(good, explain=True), strict=True):
+        assert_same_reading(answers[place], prediction)
+    errors = [answers[place]["error"] for place in range(1, 7)]
+    assert [error["item"] for error in errors] == [1, 2, 3, 4, 5, 6]
+    assert [error["code"] for error in errors] == [
+        "bad_image",
+        "bad_base64",
+        "bad_base64",
+        "invalid_item",
+        "no_frames",
+        "too_many_pixels",
+    ]
+    assert all(error["message"].startswith(f"Item {error['item']}") for error in errors)
+
+
+@pytest.mark.parametrize(
+    ("frames", "status", "code", "words"),
+    [
+        ([b"GIF89a but not really"], 422, "bad_image", "The image is"),
+        ([picture(1)[:-60]], 422, "bad_image", "cut short"),
+        ([b""], 422, "bad_image", "is empty"),
+        ([picture(1), b"text"], 422, "bad_image", "The tracklet, frame 1"),
+        ([picture(1)] * 7, 413, "too_many_frames", "7 frames; the limit is 6"),
+        ([huge(1001, 1000)], 413, "too_many_pixels", "more than 1,000,000 pixels"),
+        ([huge(30_000, 30_000)], 413, "too_many_pixels", "more than 1,000,000 pixels"),
+        ([huge(1000, 1000)] * 3, 413, "too_many_pixels", "2,500,000 pixels in all"),
+        ([b"\0" * 400_001], 413, "body_too_large", "larger than 400,000 bytes"),
+    ],
+)
+def test_a_bad_upload_is_refused_with_a_sentence(
+    client: httpx.Client, frames: list[bytes], status: int, code: str, words: str
+) -> None:
+    assert_refused(client.post("/v1/recognize", files=upload(*frames)), status, code, words)
+
+
+def test_a_request_of_the_wrong_form_is_refused_with_a_sentence(client: httpx.Client) -> None:
+    multipart = {"Content-Type": "multipart/form-data; boundary=b"}
+    assert_refused(client.post("/v1/recognize"), 422, "invalid_request", "no frames")
+    assert_refused(client.post("/v1/recognize", content=b"", headers=multipart), 422, "invalid_request", "no frames")
+    assert_refused(client.post("/v1/recognize", content=b"--b--\r\n", headers=multipart), 422, "invalid_request", "no frames")
+    assert_refused(client.post("/v1/recognize", data={"frames": "text"}), 422, "invalid_request", "frames")
+    assert_refused(
+        client.post("/v1/recognize", content=b"x", headers={"Content-Type": "multipart/form-data"}),
+        400,
+        "bad_request",
+        "body cannot be read",
+    )
+    explain = client.post("/v1/recognize?explain=perhaps", files=upload(picture(1)))
+    assert_refused(explain, 422, "invalid_request", "explain")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "words"),
+    [
+        (b"", 422, "invalid_request", "no body"),
+        (b"{", 422, "invalid_request", "not valid JSON"),
+        (b"\xff\xfe", 400, "bad_request", "cannot be read"),
+        (b"[" * 100_000, 400, "bad_request", "cannot be read"),
+        (b"[]", 422, "invalid_request", "body is wrong"),
+        (b"{}", 422, "invalid_request", "no items"),
+        (b'{"items": 3}', 422, "invalid_request", "items is wrong"),
+        (b'{"items": []}', 422, "no_items", "send at least one"),
+        (json.dumps({"items": [{}] * 9}).encode(), 413, "too_many_items", "9 items; the limit is 8"),
+    ],
+)
+def test_a_bad_batch_is_refused_with_a_sentence(
+    client: httpx.Client, body: bytes, status: int, code: str, words: str
+) -> None:
+    headers = {"Content-Type": "application/json"}
+    assert_refused(client.post("/v1/recognize/batch", content=body, headers=headers), status, code, words)
+
+
+def test_a_chunked_body_is_bounded_too(server: Server) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(8):
+            yield b" " * 100_000
+
+    async def post() -> httpx.Response:
+        async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=60) as client:
+            return await client.post("/v1/recognize/batch", content=chunks(), headers={"Content-Type": "application/json"})
+
+    assert_refused(asyncio.run(post()), 413, "body_too_large", "larger than 400,000 bytes")
+
+
+def test_unknown_paths_and_methods_are_refused_in_the_same_shape(client: httpx.Client) -> None:
+    assert_refused(client.get("/v2/nothing"), 404, "not_found", "/docs")
+    assert_refused(client.get("/static/../app.py"), 404, "not_found", "/docs")
+    assert_refused(client.get("/static/%2e%2e/app.py"), 404, "not_found", "/docs")
+    wrong_method = client.get("/v1/recognize")
+    assert_refused(wrong_method, 405, "method_not_allowed", "send POST")
+    assert wrong_method.headers["allow"] == "POST"
+
+
+def test_the_model_and_the_pages_are_described(client: httpx.Client) -> None:
+    (model,) = client.get("/v1/models").json()["models"]
+    assert (model["name"], model["kind"], model["charset"]) == ("untrained", "query-digits", DIGITS)
+    assert model["metrics"] == {"test": {"exact": 0.01}}
+    assert {"/v1/recognize", "/v1/recognize/batch", "/readyz"} <= set(client.get("/openapi.json").json()["paths"])
+    for path in ("/", "/docs"):
+        page = client.get(path)
+        assert page.headers["content-type"].startswith("text/html")
+        assert page.headers["content-security-policy"].startswith("default-src 'self'")
+        assert "http://" not in page.text and "https://" not in page.text
+
+
+def test_a_second_server_on_the_same_ray_or_port_is_refused(server: Server, settings: ServeSettings) -> None:
+    with pytest.raises(ServeError, match="Serve already runs"):
+        run(settings, port=0)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(ServeError, match="choose another port, or 0"):
+            run(settings, port=taken.getsockname()[1])
+    assert free_port("127.0.0.1", 0) > 0
+    assert httpx.get(f"{server.url}/readyz", trust_env=False).status_code == 200
+
+
+def test_the_example_config_is_valid_to_the_last_key(bundle: Path) -> None:
+    config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
+    deployed = ServeDeploySchema.model_validate(config)
+    assert [application.import_path for application in deployed.applications] == ["glyphrun_serve.app:build_app"]
+    assert set(config) <= set(ServeDeploySchema.model_fields)
+    assert AutoscalingConfig.model_fields and "deployments" not in config["applications"][0]
+    settings = ServeSettings.model_validate({**config["applications"][0]["args"], "bundle": bundle})
+    assert config["http_options"]["request_timeout_s"] > settings.limits.answer_s
+    assert build_app(settings)
