@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
 from dataclasses import dataclass
@@ -49,13 +50,13 @@ def contact_sheet(
     height = header + sum(max(item.height for item in row) + GAP for row in rows) + MARGIN - GAP
     sheet = Image.new("RGB", (SHEET_WIDTH, height), BACKGROUND)
     pen = ImageDraw.Draw(sheet)
-    pen.text((MARGIN, 18), card.name, STRONG, font=ImageFont.load_default(24))
+    pen.text((MARGIN, 18), card.name, STRONG, font=_font(24))
     where = f"{len(samples)} of {card.counts[split] if split else sum(card.counts.values())} samples"
     pen.text(
         (SHEET_WIDTH - MARGIN, 24),
         f"{split or 'all splits'}, {where}",
         FAINT,
-        font=ImageFont.load_default(16),
+        font=_font(15),
         anchor="ra",
     )
     top = header
@@ -71,6 +72,16 @@ def contact_sheet(
     sheet.save(aside, format="PNG")
     os.replace(aside, path)
     return path
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    # Pillow's own font has no accents; matplotlib, which the digits' package needs, carries DejaVu.
+    matplotlib = importlib.util.find_spec("matplotlib")
+    if matplotlib is not None and matplotlib.origin is not None:
+        path = Path(matplotlib.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+        if path.exists():
+            return ImageFont.truetype(path, size)
+    return ImageFont.load_default(size)
 
 
 def _draw(folder: str | os.PathLike[str], split: str | None, count: int, seed: int) -> list[Sample]:
@@ -96,7 +107,7 @@ def _thumbnail(frame: bytes, name: str) -> Image.Image:
 
 def _card(sample: Sample) -> _Card:
     frames = [_thumbnail(frame, sample.sample_id) for frame in sample.frames[:MAX_FRAMES]]
-    text_font, small_font = ImageFont.load_default(22), ImageFont.load_default(13)
+    text_font, small_font = _font(20), _font(12)
     text, colour = {None: ("no label", FAINT), "": ("not readable", FAINT)}.get(sample.text, (sample.text, STRONG))
     more = f", {len(sample.frames)} frames" if len(sample.frames) > 1 else ""
     note = f"{sample.sample_id}{more}"
