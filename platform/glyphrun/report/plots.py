@@ -28,9 +28,7 @@ def accuracy_against_latency(results: Results) -> Figure:
     """A point a trial that was scored, with the Pareto front as a step line and the budget as a vertical line."""
     percentile = latency_percentile(results)
     marks = family_marks(results["trials"])
-    points = [
-        point for trial in results["trials"] if (point := _point(trial, percentile))
-    ]
+    points = [point for trial in results["trials"] if (point := _point(trial, percentile))]
     traces: list[Figure] = []
     front = sorted(
         (point for point in points if point["trial"].get("on_front")),
@@ -55,6 +53,7 @@ def accuracy_against_latency(results: Results) -> Figure:
     annotations = []
     shapes = []
     budget = finite(results.get("budget", {}).get("latency_ms"))
+    furthest = 1.18 * max([point["x"] for point in points] + ([budget] if budget is not None else []), default=1.0)
     if budget is not None:
         shapes.append(
             {
@@ -70,12 +69,12 @@ def accuracy_against_latency(results: Results) -> Figure:
         annotations.append(
             _note(
                 budget,
-                1,
-                f"budget {budget:g} ms",
+                0,
+                f" budget {budget:g} ms ",
                 color="var(--bad)",
                 yref="paper",
-                xanchor="left",
-                yanchor="top",
+                xanchor="right" if budget > furthest / 2 else "left",
+                yanchor="bottom",
             )
         )
     for point in points:
@@ -92,15 +91,11 @@ def accuracy_against_latency(results: Results) -> Figure:
                     bold=True,
                 )
             )
-    furthest = max(
-        [point["x"] for point in points] + ([budget] if budget is not None else []),
-        default=1.0,
-    )
     return _figure(
         traces,
         x={
             "title": {"text": f"latency per tracklet, {percentile} (ms)"},
-            "range": [0, furthest * 1.18],
+            "range": [0, furthest],
         },
         y={"title": {"text": "exact match on val"}, "tickformat": ".0%"},
         annotations=annotations,
@@ -118,13 +113,9 @@ def learning_curves(results: Results, measure: str) -> Figure:
     traces: list[Figure] = []
     for trial in sorted(results["trials"], key=lambda trial: trial.get("id") == winner):
         curve = [
-            (point.get("step"), finite(point.get(measure)))
+            (int(point["step"]), value)
             for point in trial.get("curve") or ()
-        ]
-        curve = [
-            (step, value)
-            for step, value in curve
-            if step is not None and value is not None
+            if (value := finite(point.get(measure))) is not None
         ]
         if curve:
             traces += _curve(
@@ -143,30 +134,20 @@ def learning_curves(results: Results, measure: str) -> Figure:
         if measure == "exact"
         else {"title": {"text": "training loss"}, "rangemode": "tozero"}
     )
-    return _figure(
-        traces, x={"title": {"text": "optimizer steps"}, "rangemode": "tozero"}, y=y
-    )
+    return _figure(traces, x={"title": {"text": "optimizer steps"}, "rangemode": "tozero"}, y=y)
 
 
 def exact_by_length(results: Results) -> Figure:
     """Bars of exact match by the length of the truth, a group a length, a bar a split."""
     splits = [name for name in _SPLITS if results["splits"].get(name)]
     lengths = sorted(
-        {
-            length
-            for name in splits
-            for length in results["splits"][name].get("by_length", {})
-        },
+        {length for name in splits for length in results["splits"][name].get("by_length", {})},
         key=int,
     )
     traces = []
     for name in splits:
         scores = results["splits"][name].get("by_length", {})
-        present = [
-            length
-            for length in lengths
-            if finite(scores.get(length, {}).get("exact")) is not None
-        ]
+        present = [length for length in lengths if finite(scores.get(length, {}).get("exact")) is not None]
         values = [float(scores[length]["exact"]) for length in present]
         traces.append(
             {
@@ -174,11 +155,10 @@ def exact_by_length(results: Results) -> Figure:
                 "name": name,
                 "x": [length_text(length) for length in present],
                 "y": values,
-                "text": [f"{name}<br>{100 * value:.0f}" for value in values],
+                "text": [f"{100 * value:.0f}" for value in values],
                 "textposition": "inside",
                 "insidetextanchor": "end",
                 "textangle": 0,
-                "constraintext": "none",
                 "textfont": {"color": f"var(--on-split-{name})", "size": 12},
                 "marker": {"color": f"var(--split-{name})"},
                 "customdata": [scores[length].get("n") for length in present],
@@ -207,13 +187,11 @@ def character_confusions(confusions: Sequence[Mapping[str, Any]]) -> Figure | No
         if len(truth) == len(reading):
             for wanted, found in zip(truth, reading, strict=True):
                 if wanted != found:
-                    counts[wanted, found] = counts.get((wanted, found), 0) + int(
-                        confusion["n"]
-                    )
+                    counts[wanted, found] = counts.get((wanted, found), 0) + int(confusion["n"])
     if not counts:
         return None
     seen = {character for pair in counts for character in pair}
-    charset = sorted(set("0123456789") if seen <= set("0123456789") else seen)
+    charset = sorted(seen | set("0123456789")) if all(map(str.isdecimal, seen)) else sorted(seen)
     names = [html.escape(character) for character in charset]
     cells = [[counts.get((wanted, found)) for found in charset] for wanted in charset]
     figure = _figure(
@@ -223,9 +201,7 @@ def character_confusions(confusions: Sequence[Mapping[str, Any]]) -> Figure | No
                 "x": names,
                 "y": names,
                 "z": cells,
-                "text": [
-                    ["" if cell is None else str(cell) for cell in row] for row in cells
-                ],
+                "text": [["" if cell is None else str(cell) for cell in row] for row in cells],
                 "texttemplate": "%{text}" if len(charset) <= 20 else "",
                 "colorscale": [[0, "var(--heat-low)"], [1, "var(--heat-high)"]],
                 "zmin": 0,
@@ -302,19 +278,12 @@ def _family(trial: Mapping[str, Any]) -> str:
 def _point(trial: Mapping[str, Any], percentile: str) -> Figure | None:
     latency = finite((trial.get("latency_ms") or {}).get(percentile))
     exact = finite((trial.get("val") or {}).get("exact"))
-    return (
-        None
-        if latency is None or exact is None
-        else {"trial": trial, "x": latency, "y": exact}
-    )
+    return None if latency is None or exact is None else {"trial": trial, "x": latency, "y": exact}
 
 
 def _points(points: Sequence[Figure], mark: Mark) -> Figure:
-    """Filled markers within the budget, open ones beyond it; whiskers are the confidence interval."""
-    intervals = [
-        point["trial"]["val"].get("exact_ci") or (point["y"], point["y"])
-        for point in points
-    ]
+    """Filled markers within the budget, open ones beyond it, faint ones for trials that were stopped before the end."""
+    intervals = [point["trial"]["val"].get("exact_ci") or (point["y"], point["y"]) for point in points]
     return {
         "type": "scatter",
         "mode": "markers",
@@ -324,25 +293,17 @@ def _points(points: Sequence[Figure], mark: Mark) -> Figure:
         "marker": {
             "color": mark.colour,
             "size": 11,
+            "opacity": [0.45 if point["trial"].get("status") == "stopped" else 1.0 for point in points],
             "symbol": [
-                mark.symbol
-                if point["trial"].get("within_budget")
-                else f"{mark.symbol}-open"
-                for point in points
+                mark.symbol if point["trial"].get("within_budget") else f"{mark.symbol}-open" for point in points
             ],
             "line": {"width": 1.5, "color": mark.colour},
         },
         "error_y": {
             "type": "data",
             "symmetric": False,
-            "array": [
-                high - point["y"]
-                for point, (_, high) in zip(points, intervals, strict=True)
-            ],
-            "arrayminus": [
-                point["y"] - low
-                for point, (low, _) in zip(points, intervals, strict=True)
-            ],
+            "array": [high - point["y"] for point, (_, high) in zip(points, intervals, strict=True)],
+            "arrayminus": [point["y"] - low for point, (low, _) in zip(points, intervals, strict=True)],
             "color": "var(--whisker)",
             "thickness": 1,
             "width": 3,
@@ -398,17 +359,13 @@ def _curve(
         "opacity": 1.0 if won else 0.75,
         "hovertemplate": f"<b>{name}</b><br>step %{{x}}: {shown}<extra></extra>",
     }
-    end = {"stopped": ("x-thin", 8), "failed": ("triangle-down-open", 10)}.get(
-        str(trial.get("status"))
-    )
+    end = {"stopped": ("x-thin", 8), "failed": ("triangle-down-open", 10)}.get(str(trial.get("status")))
     if won:
         end = ("star", 15)
     if end is None:
         return [line]
     symbol, size = end
-    words = {"stopped": "stopped by ASHA", "failed": "failed"}.get(
-        str(trial.get("status")), "winner"
-    )
+    words = {"stopped": "stopped by ASHA", "failed": "failed"}.get(str(trial.get("status")), "winner")
     last = {
         "type": "scatter",
         "mode": "markers",
@@ -426,9 +383,7 @@ def _curve(
     return [line, last]
 
 
-def _note(
-    x: float, y: float, text: str, *, color: str, bold: bool = False, **place: Any
-) -> Figure:
+def _note(x: float, y: float, text: str, *, color: str, bold: bool = False, **place: Any) -> Figure:
     return {
         "x": x,
         "y": y,

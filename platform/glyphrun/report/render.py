@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
+from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
 from glyphrun.report import plots, tables
 from glyphrun.report.palette import family_marks
@@ -22,18 +22,14 @@ __all__ = ["Example", "render_report"]
 _HERE = Path(__file__).parent
 
 
-def render_report(
-    results: Mapping[str, Any], examples: Sequence[Example], out: Path
-) -> None:
+def render_report(results: Mapping[str, Any], examples: Sequence[Example], out: Path) -> None:
     """Write the report of a run, given its ``results.json`` and samples to show; ``out`` is replaced atomically.
 
     The page loads nothing from elsewhere: Plotly's script, styles and frames are inside it. Raises ValueError for
     results of another schema or of another shape, and for frames that a browser cannot show.
     """
     if results.get("schema") != 1:
-        raise ValueError(
-            f"results of schema {results.get('schema')!r} cannot be reported; schema 1 is expected"
-        )
+        raise ValueError(f"results of schema {results.get('schema')!r} cannot be reported; schema 1 is expected")
     environment = Environment(
         loader=FileSystemLoader(_HERE),
         autoescape=True,
@@ -42,13 +38,9 @@ def render_report(
         lstrip_blocks=True,
     )
     try:
-        page = environment.get_template("template.html").render(
-            _page(results, examples)
-        )
-    except KeyError as error:
-        raise ValueError(
-            f"the results lack the key {error}; write results.json again with this version"
-        ) from error
+        page = environment.get_template("template.html").render(_page(results, examples))
+    except (KeyError, UndefinedError) as error:
+        raise ValueError(f"the results lack a key ({error}); write results.json again with this version") from error
     _write_atomically(page, out)
 
 
@@ -60,11 +52,7 @@ def _page(results: Mapping[str, Any], examples: Sequence[Example]) -> dict[str, 
     )
     split_rows, axis_low = tables.split_rows(splits)
     wrong = tables.confusions(splits)
-    confusions = [
-        confusion
-        for name in ("test", "unseen")
-        for confusion in _confusions(splits, name)
-    ]
+    confusions = [confusion for name in ("test", "unseen") for confusion in _confusions(splits, name)]
     shown = cards(examples)
     return {
         "plotly": Markup(get_plotlyjs()),
@@ -75,7 +63,7 @@ def _page(results: Mapping[str, Any], examples: Sequence[Example]) -> dict[str, 
         "took": duration(run.get("seconds")),
         "headline": _headline(winner, splits),
         "winner": winner,
-        "selection": results.get("selection") or {},
+        "selection": {"rule": "", "reason": ""} | (results.get("selection") or {}),
         "latency": _latency(winner, results),
         "splits": split_rows,
         "axis_low": percent(axis_low, digits=0),
@@ -85,10 +73,7 @@ def _page(results: Mapping[str, Any], examples: Sequence[Example]) -> dict[str, 
             status: sum(trial.get("status") == status for trial in results["trials"])
             for status in ("finished", "stopped", "failed")
         },
-        "unscored": sum(
-            finite((trial.get("val") or {}).get("exact")) is None
-            for trial in results["trials"]
-        ),
+        "unscored": sum(finite((trial.get("val") or {}).get("exact")) is None for trial in results["trials"]),
         "families": list(family_marks(results["trials"]).values()),
         "figures": {
             "scatter": plots.accuracy_against_latency(results),
@@ -119,9 +104,7 @@ def _headline(winner: Mapping[str, Any] | None, splits: Mapping[str, Any]) -> st
     return f"{winner['family']} reads {percent(test['exact'])} of the {'test' if splits.get('test') else 'val'} set exactly."
 
 
-def _latency(
-    winner: Mapping[str, Any] | None, results: Mapping[str, Any]
-) -> dict[str, Any] | None:
+def _latency(winner: Mapping[str, Any] | None, results: Mapping[str, Any]) -> dict[str, Any] | None:
     """The winner's latency and the budget, also as positions in per cent on a common axis from 0."""
     measured = (winner or {}).get("latency_ms") or {}
     p50, p95 = finite(measured.get("p50")), finite(measured.get("p95"))

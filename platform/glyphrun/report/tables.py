@@ -29,12 +29,12 @@ SPLIT_NOTES = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell: its text, a smaller second line, and the key that it sorts by (None sorts last)."""
+    """A cell: its text, a smaller second line, the key that it sorts by (None sorts last), and a line that warns."""
 
     text: str
     note: str = ""
-    key: float | str | None = None
-    numeric: bool = True
+    key: float | None = None
+    warning: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,6 @@ class Confusion:
 LEADERBOARD_COLUMNS = (
     "Exact match",
     "CER",
-    "Latency p50",
     "Latency p95",
     "Parameters",
     "GFLOPs",
@@ -94,10 +93,7 @@ LEADERBOARD_COLUMNS = (
 def leaderboard(results: Mapping[str, Any]) -> list[TrialRow]:
     """Every trial, the best exact match on val first and those without a score last."""
     trials = sorted(results["trials"], key=lambda trial: -_exact(trial))
-    return [
-        _trial_row(trial, rank, results.get("winner"))
-        for rank, trial in enumerate(trials, 1)
-    ]
+    return [_trial_row(trial, rank, results.get("winner")) for rank, trial in enumerate(trials, 1)]
 
 
 def split_rows(splits: Mapping[str, Mapping[str, Any]]) -> tuple[list[SplitRow], float]:
@@ -108,9 +104,7 @@ def split_rows(splits: Mapping[str, Mapping[str, Any]]) -> tuple[list[SplitRow],
     return [_split_row(name, scores, axis_low) for name, scores in present], axis_low
 
 
-def confusions(
-    splits: Mapping[str, Mapping[str, Any]], names: Sequence[str] = ("test", "unseen")
-) -> list[Confusion]:
+def confusions(splits: Mapping[str, Mapping[str, Any]], names: Sequence[str] = ("test", "unseen")) -> list[Confusion]:
     """The wrong readings of the named splits together, the most frequent first; val's stay out, for it chose."""
     counts: dict[tuple[str, str], dict[str, int]] = {}
     for name in names:
@@ -150,11 +144,9 @@ def provenance(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What one needs to know to make the run again, as pairs of term and text."""
     run = results["run"]
     machine, dataset = run.get("machine", {}), run.get("dataset", {})
-    counts = ", ".join(
-        f"{name} {count(n)}" for name, n in dataset.get("counts", {}).items()
-    )
+    counts = ", ".join(f"{name} {count(n)}" for name, n in dataset.get("counts", {}).items())
     memory = finite(machine.get("memory_gib"))
-    pairs = [
+    return [
         ("Started", moment(run.get("started"))),
         ("Finished", f"{moment(run.get('finished'))} ({duration(run.get('seconds'))})"),
         (
@@ -170,13 +162,9 @@ def provenance(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Code version", str(run.get("code_version", ABSENT))),
         (
             "Packages",
-            ", ".join(
-                f"{name} {version}" for name, version in run.get("packages", {}).items()
-            )
-            or ABSENT,
+            ", ".join(f"{name} {version}" for name, version in run.get("packages", {}).items()) or ABSENT,
         ),
     ]
-    return pairs
 
 
 def _exact(trial: Mapping[str, Any]) -> float:
@@ -203,20 +191,19 @@ def _trial_row(trial: Mapping[str, Any], rank: int, winner: object) -> TrialRow:
     scored = bool(val)
     steps, max_steps = finite(trial.get("step")), finite(trial.get("max_steps"))
     over = scored and trial.get("within_budget") is False
+    p50 = f"p50 {milliseconds(latency.get('p50'))}" if latency else ""
     cells = (
         _score(val, "exact"),
         Cell(percent(val.get("cer")), key=finite(val.get("cer"))),
-        Cell(milliseconds(latency.get("p50")), key=finite(latency.get("p50"))),
         Cell(
             milliseconds(latency.get("p95")),
-            "over budget" if over else "",
+            p50,
             finite(latency.get("p95")),
+            warning="over budget" if over else "",
         ),
         Cell(magnitude(trial.get("parameters")), key=finite(trial.get("parameters"))),
         Cell(magnitude(trial.get("gflops")), key=finite(trial.get("gflops"))),
-        Cell(
-            count(steps), "" if max_steps is None else f"of {count(max_steps)}", steps
-        ),
+        Cell(count(steps), "" if max_steps is None else f"of {count(max_steps)}", steps),
         Cell(duration(trial.get("seconds")), key=finite(trial.get("seconds"))),
     )
     return TrialRow(
@@ -228,10 +215,7 @@ def _trial_row(trial: Mapping[str, Any], rank: int, winner: object) -> TrialRow:
         reason=str(trial.get("reason") or ""),
         won=trial["id"] == winner,
         on_front=bool(trial.get("on_front")),
-        settings=tuple(
-            (name, setting(value))
-            for name, value in (trial.get("changes") or {}).items()
-        ),
+        settings=tuple((name, setting(value)) for name, value in (trial.get("changes") or {}).items()),
         cells=cells,
     )
 
@@ -252,8 +236,7 @@ def _split_row(name: str, scores: Mapping[str, Any], axis_low: float) -> SplitRo
             _score(scores, "exact"),
             _score(scores, "cer"),
             _score(scores, "wer"),
-            Cell(milliseconds(scores.get("ms_per_sample"))),
-            Cell(ABSENT if rate is None else f"{rate:.3g}"),
+            Cell(ABSENT if rate is None else f"{rate:.3g}/s", f"{milliseconds(scores.get('ms_per_sample'))} each"),
         ),
         exact=percent(scores.get("exact")),
         interval=percent_range(scores.get("exact_ci")),

@@ -93,6 +93,4 @@ def _data_uri(frame: bytes, sample_id: str, index: int) -> str:
     for signature, media_type in _SIGNATURES.items():
         if frame.startswith(signature):
             return f"data:{media_type};base64,{base64.b64encode(frame).decode('ascii')}"
-    raise ValueError(
-        f"frame {index} of sample {sample_id!r} is neither PNG nor JPEG; encode it as one of them"
-    )
+    raise ValueError(f"frame {index} of sample {sample_id!r} is neither PNG nor JPEG; encode it as one of them")

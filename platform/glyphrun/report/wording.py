@@ -17,24 +17,20 @@ def finite(value: object) -> float | None:
 
 
 def percent(value: object, digits: int = 1) -> str:
-    """``0.953`` as ``95.3 %``."""
+    """``0.953`` as ``95.3 %``, with a space that no line breaks at."""
     number = finite(value)
-    return ABSENT if number is None else f"{100 * number:.{digits}f} %"
+    return ABSENT if number is None else f"{100 * number:.{digits}f}\u00a0%"
 
 
 def percent_range(ends: Sequence[float] | None) -> str:
     """A 95 % confidence interval, ``93.8 to 96.6``, in per cent."""
     low, high = (finite(end) for end in ends) if ends else (None, None)
-    return (
-        ABSENT
-        if low is None or high is None
-        else f"{100 * low:.1f} to {100 * high:.1f}"
-    )
+    return ABSENT if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}"
 
 
 def milliseconds(value: object) -> str:
     number = finite(value)
-    return ABSENT if number is None else f"{number:.3g} ms"
+    return ABSENT if number is None else f"{number:.3g}\u00a0ms"
 
 
 def duration(seconds: object) -> str:

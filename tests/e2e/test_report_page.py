@@ -1,0 +1,147 @@
+"""The report in a real browser: what a reader clicks works, and nothing is fetched."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from glyphrun.report.render import render_report
+
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+
+
+def unit_samples() -> ModuleType:
+    """The unit tests' module, for its sample results; test folders are no packages."""
+    path = Path(__file__).parents[1] / "unit" / "test_report.py"
+    spec = importlib.util.spec_from_file_location("report_samples", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    samples = unit_samples()
+    out = tmp_path_factory.mktemp("report") / "report.html"
+    render_report(samples.sample_results(), samples.sample_examples(), out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, report: Path) -> Iterator[Page]:
+    """The open report; leaving it asserts that the console stayed silent and that nothing but the file was loaded."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    complaints: list[str] = []
+    requests: list[str] = []
+    page.on(
+        "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
+    )
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: None if request.url.startswith("data:") else requests.append(request.url))
+    page.goto(report.as_uri())
+    yield page
+    page.close()
+    assert complaints == []
+    assert requests == [report.as_uri()]
+
+
+def trial_order(page: Page) -> list[str]:
+    return page.locator("#trials tbody tr:visible .id").all_inner_texts()
+
+
+def test_every_plot_is_drawn(page: Page) -> None:
+    expect(page).to_have_title("demo-digits-2026-05-14 · recognizer report")
+    expect(page.locator(".plot svg.main-svg").first).to_be_visible()
+    assert page.locator(".plot").count() == 5
+    assert page.eval_on_selector_all(".plot", "plots => plots.every(plot => plot.querySelector('svg.main-svg'))")
+    assert page.locator("[data-figure=curve-exact] .lines path.js-line").count() == 10
+    assert page.locator("[data-figure=scatter] .shapelayer path").count() == 1
+
+
+def test_a_header_sorts_both_ways_and_keeps_trials_without_a_value_last(page: Page) -> None:
+    assert trial_order(page)[0] == "trial-00"
+    header = page.get_by_role("columnheader", name="Latency p95")
+    header.get_by_role("button").click()
+    ascending = trial_order(page)
+    assert ascending[0] == "trial-02" and ascending[-2:] == ["trial-04", "trial-07"]
+    expect(header).to_have_attribute("aria-sort", "ascending")
+    header.get_by_role("button").press("Enter")
+    assert trial_order(page)[0] == "trial-04" and trial_order(page)[-1] == "trial-07"
+    expect(header).to_have_attribute("aria-sort", "descending")
+
+
+def test_search_keeps_the_trials_that_have_every_word(page: Page) -> None:
+    page.get_by_label("Search trials").fill("votes failed")
+    assert trial_order(page) == ["trial-07"]
+    expect(page.locator("#found")).to_have_text("1 of 10 trials")
+    page.get_by_label("Search trials").fill("")
+    assert len(trial_order(page)) == 10
+
+
+def test_24_tracklets_filter_by_verdict(page: Page) -> None:
+    cards = page.locator(".card:visible")
+    expect(cards).to_have_count(24)
+    page.get_by_role("radio", name="wrong").check()
+    expect(cards).to_have_count(3)
+    assert all("✕ wrong" in text for text in cards.all_inner_texts())
+    page.get_by_role("radio", name="right").check()
+    expect(cards).to_have_count(21)
+    assert page.eval_on_selector_all(".card img", "images => images.every(image => image.naturalWidth === 64)")
+
+
+@pytest.mark.parametrize("width", [390, 820, 1280])
+def test_the_page_never_scrolls_sideways(page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 844})
+    page.wait_for_function(
+        "width => [...document.querySelectorAll('.plot')].every(p => p.clientWidth < width)", arg=width
+    )
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    widest = page.eval_on_selector_all(".plot .main-svg", "all => Math.max(...all.map(svg => svg.clientWidth))")
+    assert widest <= width
+
+
+def test_plots_follow_the_colour_scheme_and_print_on_white(page: Page) -> None:
+    tick = page.locator("[data-figure=scatter] .xtick text").first
+    page.emulate_media(color_scheme="light")
+    expect(tick).to_have_css("fill", "rgb(86, 96, 107)")
+    page.emulate_media(color_scheme="dark")
+    expect(tick).to_have_css("fill", "rgb(163, 174, 185)")
+    page.emulate_media(color_scheme="dark", media="print")
+    expect(tick).to_have_css("fill", "rgb(86, 96, 107)")
+
+
+def test_the_keyboard_reaches_skip_link_sections_table_and_filter(page: Page) -> None:
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the results")).to_be_focused()
+    for role, name in (("navigation", "Sections"), ("region", "Leaderboard")):
+        assert page.get_by_role(role, name=name).count() >= 1
+    page.get_by_role("radio", name="all").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".card:visible")).to_have_count(21)
