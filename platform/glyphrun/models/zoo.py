@@ -15,7 +15,7 @@ RecognizerSettings = Annotated[PARSeqSettings | QueryDigitsSettings, Field(discr
 _SETTINGS: TypeAdapter[PARSeqSettings | QueryDigitsSettings] = TypeAdapter(RecognizerSettings)
 
 _PUBLISHED: dict[str, Any] = {"image": (32, 128), "patch": (4, 8), "stem": "patch", "depth": 12, "mlp_ratio": 4.0}
-_SMALL_CROP: dict[str, Any] = {"image": (32, 48), "patch": (8, 8), "stem": "convolution", "mlp_ratio": 2.0}
+_SMALL_CROP: dict[str, Any] = {"image": (40, 40), "patch": (8, 8), "stem": "convolution", "mlp_ratio": 2.0}
 _SHORT_DECODER: dict[str, Any] = {"decoder_heads": 4, "decoder_mlp_ratio": 2.0, "dropout": 0.0, "permutations": 2}
 
 ZOO: dict[str, dict[str, Any]] = {
@@ -23,12 +23,12 @@ ZOO: dict[str, dict[str, Any]] = {
     "parseq-tiny": {"kind": "parseq", "encoder": {**_PUBLISHED, "width": 192, "heads": 3}, "decoder_heads": 6},
     "parseq-nano": {
         "kind": "parseq",
-        "encoder": {**_SMALL_CROP, "width": 64, "depth": 3, "heads": 4},
+        "encoder": {**_SMALL_CROP, "width": 96, "depth": 1, "heads": 4},
         **_SHORT_DECODER,
     },
     "query-digits-nano": {
         "kind": "query-digits",
-        "encoder": {**_SMALL_CROP, "width": 64, "depth": 3, "heads": 4},
+        "encoder": {**_SMALL_CROP, "width": 96, "depth": 1, "heads": 4},
         **{key: value for key, value in _SHORT_DECODER.items() if key != "permutations"},
     },
 }

@@ -35,7 +35,9 @@ def augment(frames: Tensor, settings: AugmentSettings) -> Tensor:
     aspect = height / width
     matrix = torch.stack(
         [
-            torch.stack([across * turn.cos(), across * (shear - turn.sin()) * aspect, spread(count) * 2 * settings.shift], 1),
+            torch.stack(
+                [across * turn.cos(), across * (shear - turn.sin()) * aspect, spread(count) * 2 * settings.shift], 1
+            ),
             torch.stack([down * turn.sin() / aspect, down * turn.cos(), spread(count) * 2 * settings.shift], 1),
         ],
         dim=1,

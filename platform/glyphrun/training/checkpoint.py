@@ -17,9 +17,7 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be read, with its folder and what to do."""
 
 
-def save_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]
-) -> None:
+def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]) -> None:
     """Replace ``folder`` by a checkpoint of this moment.
 
     The old one is moved aside only when the new one is complete, and ``load_checkpoint`` finds it there, so a process
@@ -54,6 +52,15 @@ def save_checkpoint(
 def find_checkpoint(folder: Path) -> Path | None:
     """Where the newest complete checkpoint lies: the folder, or what it was about to replace; None if there is none."""
     return next((path for path in (folder, _previous(folder)) if (path / "state.json").exists()), None)
+
+
+def read_progress(folder: Path) -> dict[str, Any] | None:
+    """The ``progress`` of the newest complete checkpoint without its tensors; None if there is none."""
+    found = find_checkpoint(folder)
+    if found is None:
+        return None
+    progress: dict[str, Any] = json.loads((found / "state.json").read_text())["progress"]
+    return progress
 
 
 def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict[str, Any]:

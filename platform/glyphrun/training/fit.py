@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -48,12 +49,16 @@ class TrainSettings(BaseModel):
 
 @dataclass(frozen=True)
 class Report:
-    """What is known after some steps; seconds count training and evaluation over all runs of it; loss since the last."""
+    """What is known after some steps.
+
+    seconds count training and evaluation over all runs of this training; train_loss is the mean since the last report;
+    scores are those of ``Scores.to_json``.
+    """
 
     step: int
     seconds: float
     train_loss: float
-    scores: Scores
+    scores: dict[str, Any]
 
 
 def fit(
@@ -70,9 +75,10 @@ def fit(
 ) -> Iterator[Report]:
     """Train, and yield a Report every ``evaluate_every`` steps and after the last.
 
-    A complete checkpoint in the folder ``checkpoint`` is continued, and a run that was killed and continued ends with
-    the weights of one left alone: dropout, augmentation and order of a step depend on seed and step only. A checkpoint
-    is written every ``checkpoint_every`` steps and before every report. Raises TrainingDiverged.
+    A complete checkpoint in the folder ``checkpoint`` is continued: its reports are yielded again first, so that whoever
+    decides by them knows all of them. A run that was killed and continued ends with the weights of one left alone:
+    dropout, augmentation and order of a step depend on seed and step only. A checkpoint is written every
+    ``checkpoint_every`` steps and before every new report. Raises TrainingDiverged.
     """
     device = device or default_device()
     precision = precision or default_precision(device)
@@ -81,11 +87,14 @@ def fit(
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
     order = TrainingOrder(train, settings.batch_size, settings.frames_per_item, settings.seed)
     step, seconds, loss_sum, loss_steps = 0, 0.0, 0.0, 0
+    reports: list[dict[str, Any]] = []
     if find_checkpoint(checkpoint) is not None:
         progress = load_checkpoint(checkpoint, recognizer, optimizer)
         step, seconds = progress["step"], progress["seconds"]
         loss_sum, loss_steps = progress["loss_sum"], progress["loss_steps"]
         scaler.load_state_dict(progress["scaler"])
+        reports = progress["reports"]
+        yield from (Report(**report) for report in reports)
     while step < settings.steps:
         started = perf_counter()
         # Everything random in a step follows from seed and step, so a continued run draws what an unbroken one drew.
@@ -108,11 +117,11 @@ def fit(
         optimizer.zero_grad(set_to_none=True)
         step, loss_sum, loss_steps = step + 1, loss_sum + loss, loss_steps + 1
         due = step % settings.evaluate_every == 0 or step == settings.steps
-        report = None
         if due:
             scores = evaluate(recognizer)
             recognizer.train()
-            report = Report(step, seconds + perf_counter() - started, loss_sum / loss_steps, scores)
+            spent = seconds + perf_counter() - started
+            reports = [*reports, asdict(Report(step, spent, loss_sum / loss_steps, scores.to_json()))]
             loss_sum, loss_steps = 0.0, 0
         seconds += perf_counter() - started
         if due or step % settings.checkpoint_every == 0:
@@ -122,10 +131,11 @@ def fit(
                 "loss_sum": loss_sum,
                 "loss_steps": loss_steps,
                 "scaler": scaler.state_dict(),
+                "reports": reports,
             }
             save_checkpoint(checkpoint, recognizer, optimizer, progress)
-        if report is not None:
-            yield report
+        if due:
+            yield Report(**reports[-1])
 
 
 def _accumulate(

@@ -1,0 +1,169 @@
+"""A bundle: a folder with all that is needed to read as it was measured, every file under a hash, no pickle anywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import load_file, save_file
+
+from glyphrun.decoding.settings import DecodeSettings
+from glyphrun.device import Precision
+from glyphrun.engine import Engine
+from glyphrun.images import ImageProcessor
+from glyphrun.models.recognizer import Recognizer
+from glyphrun.models.zoo import build, parse_settings
+from glyphrun.text import Codec
+
+WEIGHTS, MANIFEST, CARD, SUMS = "weights.safetensors", "manifest.json", "MODEL_CARD.md", "SHA256SUMS"
+
+
+class BundleError(ValueError):
+    """A folder that is no bundle, or one that was changed; the message names the file."""
+
+
+class BundleManifest(BaseModel):
+    """What a bundle says of itself. version is 0 until a registry gives it one; metrics hold scores a split."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: int = 1
+    name: str
+    version: int = 0
+    recognizer: dict[str, Any]
+    codec: dict[str, Any]
+    processor: ImageProcessor
+    decode: DecodeSettings
+    metrics: dict[str, Any]
+    provenance: dict[str, str]
+
+
+def save_bundle(
+    folder: Path,
+    *,
+    name: str,
+    recognizer: Recognizer,
+    codec: Codec,
+    processor: ImageProcessor,
+    decode: DecodeSettings,
+    metrics: dict[str, Any],
+    provenance: dict[str, str],
+) -> None:
+    """Write a bundle whole or not at all. Raises BundleError if the folder exists."""
+    if folder.exists():
+        raise BundleError(f"{folder} exists already: choose another folder or remove it")
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    aside.mkdir(parents=True)
+    try:
+        tensors = {key: value.detach().cpu().contiguous() for key, value in recognizer.state_dict().items()}
+        save_file(tensors, aside / WEIGHTS)
+        manifest = BundleManifest(
+            name=name,
+            recognizer=recognizer.settings.model_dump(mode="json"),
+            codec=codec.to_json(),
+            processor=processor,
+            decode=decode,
+            metrics=metrics,
+            provenance=provenance,
+        )
+        write_manifest(aside, manifest)
+        aside.rename(folder)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def write_manifest(folder: Path, manifest: BundleManifest) -> None:
+    """Put a manifest, its model card and the hashes of all files into a folder that nobody reads yet."""
+    (folder / MANIFEST).write_text(json.dumps(manifest.model_dump(mode="json"), ensure_ascii=False, indent=2) + "\n")
+    (folder / CARD).write_text(_model_card(manifest), encoding="utf-8")
+    files = sorted(path.name for path in folder.iterdir() if path.name != SUMS)
+    (folder / SUMS).write_text("".join(f"{_sha256(folder / file)}  {file}\n" for file in files))
+
+
+def read_manifest(folder: Path) -> BundleManifest:
+    """The manifest of a bundle, after every hash was checked. Raises BundleError naming the file that is wrong."""
+    verify(folder)
+    try:
+        return BundleManifest.model_validate_json((folder / MANIFEST).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise BundleError(f"{folder / MANIFEST}: {error}") from None
+
+
+def verify(folder: Path) -> None:
+    """Check every file against SHA256SUMS. Raises BundleError for a missing, changed or unlisted file."""
+    try:
+        lines = (folder / SUMS).read_text().splitlines()
+    except OSError:
+        raise BundleError(f"{folder} is no bundle: it has no {SUMS}") from None
+    listed = dict(reversed(line.split("  ", 1)) for line in lines if "  " in line)
+    for file in (WEIGHTS, MANIFEST):
+        if file not in listed:
+            raise BundleError(f"{folder / SUMS} does not list {file}: the bundle is incomplete, copy it again")
+    for file, digest in listed.items():
+        if Path(file).name != file:
+            raise BundleError(f"{folder / SUMS} lists {file!r}, which lies outside the bundle")
+        path = folder / file
+        if not path.is_file():
+            raise BundleError(f"{path} is missing: copy the bundle again")
+        if _sha256(path) != digest:
+            raise BundleError(f"{path} was changed: its sha256 is not the one in {SUMS}; copy the bundle again")
+    for path in folder.iterdir():
+        if path.name not in listed and path.name != SUMS:
+            raise BundleError(f"{path} is not listed in {SUMS}: remove it or copy the bundle again")
+
+
+def load_engine(folder: Path, device: torch.device | None = None, precision: Precision | None = None) -> Engine:
+    """The engine of a bundle, after every hash was checked. Raises BundleError."""
+    manifest = read_manifest(folder)
+    codec = Codec.from_json(manifest.codec)
+    recognizer = build(parse_settings(manifest.recognizer), codec.charset, codec.max_length)
+    try:
+        recognizer.load_state_dict(load_file(folder / WEIGHTS))
+    except RuntimeError as error:
+        raise BundleError(f"{folder / WEIGHTS} does not fit the recognizer of {MANIFEST}: {error}") from None
+    provenance = {"name": manifest.name, "version": str(manifest.version), **manifest.provenance}
+    return Engine(
+        recognizer,
+        codec,
+        manifest.processor,
+        manifest.decode,
+        device=device,
+        precision=precision,
+        provenance=provenance,
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _model_card(manifest: BundleManifest) -> str:
+    rows = [
+        f"| {split} | {scores['n']} | {scores['exact']:.4f} | {scores['exact_ci'][0]:.4f}–{scores['exact_ci'][1]:.4f} "
+        f"| {scores['cer']:.4f} |"
+        for split, scores in manifest.metrics.items()
+    ]
+    origin = [f"- {key}: {value}" for key, value in sorted(manifest.provenance.items())]
+    return "\n".join(
+        [
+            f"# {manifest.name}, version {manifest.version}",
+            "",
+            f"A {manifest.recognizer['kind']} recognizer of {len(manifest.codec['charset'])} characters, "
+            f"labels of up to {manifest.codec['max_length']}.",
+            "",
+            "| split | n | exact match | 95 % interval | CER |",
+            "|---|---|---|---|---|",
+            *rows,
+            "",
+            *origin,
+            "",
+        ]
+    )

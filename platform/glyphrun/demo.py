@@ -1,0 +1,179 @@
+"""The main job end to end: data, sweep, select, report, promote and serve. Each stage that is done is not done again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import httpx
+import ray
+from rich.console import Console
+
+from glyphrun.data.sample import CARD_FILE, iterate_samples
+from glyphrun.data.simulate import SimulatorSettings
+from glyphrun.data.stream import simulate_dataset
+from glyphrun.progress import Stages, show_stages
+from glyphrun.registry import RegisteredModel, Registry
+from glyphrun.report.run import report_run
+from glyphrun.sweeps.experiment import load_experiment
+from glyphrun.sweeps.run import claim_run, sweep_to_results
+from glyphrun.sweeps.trials import write_json
+
+OBJECT_STORE_BYTES = 1_500_000_000
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything the demo uses."""
+
+    experiment: str
+    counts: dict[str, int]
+
+
+FULL = Size("demo.yaml", {"train": 8000, "val": 600, "test": 800, "unseen": 800})
+SMOKE = Size("demo-smoke.yaml", {"train": 200, "val": 40, "test": 40, "unseen": 40})
+
+
+def run_demo(size: Size, run_dir: Path, registry: Registry, console: Console, *, port: int, keep_serving: bool) -> None:
+    """All five stages in run_dir; a run that was broken off goes on where it was.
+
+    Raises ExperimentError if run_dir holds another experiment. KeyboardInterrupt and SIGTERM end every process it started.
+    """
+    run_dir = run_dir.absolute()
+    experiment = load_experiment(experiments_folder() / size.experiment)
+    claim_run(run_dir, experiment)
+    # Tune's own handler would only ask the sweep to wind down; the demo ends at once and goes on later.
+    os.environ["TUNE_DISABLE_SIGNAL_HANDLER"] = "1"
+    with _local_ray(), show_stages(console) as stages:
+        dataset = run_dir / "data"
+        _make_data(dataset, size, experiment.seed, stages)
+        results = sweep_to_results(experiment, dataset, run_dir, stages)
+        report = run_dir / "report.html"
+        with stages.stage("report", total=1, skip=report.exists()):
+            if not report.exists():
+                report_run(run_dir)
+        model = _promote(run_dir, registry, results, stages)
+        _serve(model, dataset, report, results, stages, console, port=port, keep_serving=keep_serving)
+
+
+def experiments_folder() -> Path:
+    """Where the experiments of this repository are."""
+    return Path(str(files("glyphrun"))).parents[1] / "experiments"
+
+
+@contextmanager
+def _local_ray() -> Iterator[None]:
+    """A Ray of this machine's cores that ends with the demo, also on SIGTERM."""
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    ray.init(
+        num_cpus=max(len(os.sched_getaffinity(0)), 2),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="warning",
+        object_store_memory=OBJECT_STORE_BYTES,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _make_data(dataset: Path, size: Size, seed: int, stages: Stages) -> None:
+    total = sum(size.counts.values())
+    done = (dataset / CARD_FILE).exists()
+    with stages.stage("data", total, skip=done) as stage:
+        if not done:
+            simulate_dataset(
+                dataset,
+                SimulatorSettings(),
+                size.counts,
+                seed,
+                progress=lambda rows, _: stage.advance_to(rows, f"{rows:,} of {total:,} tracklets"),
+            )
+
+
+def _promote(run_dir: Path, registry: Registry, results: dict[str, Any], stages: Stages) -> RegisteredModel:
+    """Promote the bundle once: a run that is started again finds its version."""
+    marker = run_dir / "promoted.json"
+    with stages.stage("promote", 1, skip=marker.exists()):
+        if marker.exists():
+            promoted = json.loads(marker.read_text())
+            path = registry.resolve(f"{promoted['name']}@{promoted['version']}")
+            return RegisteredModel(promoted["name"], promoted["version"], [promoted["version"]], path)
+        model = registry.promote(run_dir / "bundle", results["run"]["name"])
+        write_json(marker, {"name": model.name, "version": model.version})
+        return model
+
+
+def _serve(
+    model: RegisteredModel,
+    dataset: Path,
+    report: Path,
+    results: dict[str, Any],
+    stages: Stages,
+    console: Console,
+    *,
+    port: int,
+    keep_serving: bool,
+) -> None:
+    from glyphrun_serve.app import ServeSettings, run
+
+    sample = next(sample for sample in iterate_samples(dataset, "test") if sample.text)
+    with stages.stage("serve", 1) as stage:
+        stage.advance_to(0, "the replica loads the bundle and warms up")
+        server = run(ServeSettings(bundle=model.path), port=port)
+        upload = [("frames", (f"{number}.jpg", data, "image/jpeg")) for number, data in enumerate(sample.frames)]
+        answer = httpx.post(f"{server.url}/v1/recognize", files=upload, timeout=60, trust_env=False)
+        answer.raise_for_status()
+    reading = answer.json()
+    stages.progress.stop()
+    scores = results["splits"]
+    chosen = next(trial for trial in results["trials"] if trial["id"] == results["winner"])
+    console.print(f"\n[bold]Winner[/]  {chosen['id']} ({chosen['family']}), version {model.version} of {model.name}")
+    console.print(
+        f"Latency {chosen['latency_ms']['p50']:.1f} ms a tracklet, budget {results['budget']['latency_ms']:g} ms"
+    )
+    for split, said in scores.items():
+        low, high = said["exact_ci"]
+        console.print(
+            f"Exact match on {split:<7} {said['exact']:.3f}  (95 % interval {low:.3f} to {high:.3f}, n = {said['n']})"
+        )
+    console.print(
+        f"\nPOST /v1/recognize with test tracklet {sample.sample_id} ({len(sample.frames)} frames, truth {sample.text!r})"
+        f" → {reading['text']!r}, confidence {reading['confidence']:.3f}"
+    )
+    console.print(f"Page    {server.url}/", soft_wrap=True)
+    console.print(f"Report  {report}", soft_wrap=True)
+    console.print("\nTry next:")
+    for command in (
+        f"glyphrun data show {_short(dataset)} --out tracklets.png",
+        f"glyphrun evaluate {model.name} {_short(dataset)} --split unseen --json",
+        f"glyphrun serve {model.name}",
+    ):
+        console.print(f"  {command}", soft_wrap=True, highlight=False)
+    try:
+        if keep_serving:
+            console.print("\nServing until Ctrl-C.")
+            while True:
+                time.sleep(1)
+    except KeyboardInterrupt:
+        console.print("Stopped.")
+    finally:
+        server.stop()
+
+
+def _short(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,0 +1,63 @@
+"""What a recognizer costs: parameters, FLOPs and latency of one tracklet from bytes to text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from glyphrun.engine import Engine
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one item alone, from encoded frames to text: median and 95th percentile."""
+
+    p50: float
+    p95: float
+
+
+def count_parameters(engine: Engine) -> int:
+    """Trainable numbers in the recognizer."""
+    return sum(parameter.numel() for parameter in engine.recognizer.parameters())
+
+
+def count_gflops(engine: Engine, frames: int) -> float:
+    """10⁹ floating-point operations to read one item of some frames, a multiply-add counted as two."""
+    shape = (1, frames, 3, engine.processor.height, engine.processor.width)
+    counter = FlopCounterMode(display=False)
+    trainable = [parameter for parameter in engine.recognizer.parameters() if parameter.requires_grad]
+    # The counter follows gradients through modules, and inference has none to follow.
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        with counter:
+            engine.read_batch(torch.zeros(shape, dtype=torch.uint8), torch.ones(1, frames, dtype=torch.bool))
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+    return counter.get_total_flops() / 1e9
+
+
+def measure_latency(
+    engines: Sequence[Engine], items: Sequence[Sequence[bytes]], *, repeats: int, threads: int
+) -> list[Latency]:
+    """Latency of every engine over the items in turn, interleaved so that a slow moment of the machine meets them all."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        times: list[list[float]] = [[] for _ in engines]
+        for repeat in range(-2, repeats):  # two unmeasured rounds fill caches
+            item = items[repeat % len(items)]
+            for number, engine in enumerate(engines):
+                started = perf_counter()
+                engine.read([item])
+                if repeat >= 0:
+                    times[number].append((perf_counter() - started) * 1e3)
+    finally:
+        torch.set_num_threads(before)
+    return [Latency(*map(float, np.percentile(measured, [50, 95]))) for measured in times]

@@ -1,0 +1,236 @@
+"""From trained trials to a chosen bundle: measure, select, score once on the held-out splits, write results.json."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import glyphrun
+from glyphrun.bundle import load_engine, save_bundle
+from glyphrun.data.batches import load_split
+from glyphrun.data.sample import Sample, dataset_hash, iterate_samples, read_card
+from glyphrun.data.shards import write_samples
+from glyphrun.engine import Engine
+from glyphrun.evaluation.cost import count_gflops, count_parameters, measure_latency
+from glyphrun.evaluation.evaluate import evaluate
+from glyphrun.models.zoo import build, parse_settings
+from glyphrun.sweeps.experiment import Experiment
+from glyphrun.sweeps.select import Measured, NoCandidate, pareto_front, select
+from glyphrun.sweeps.train import codec_for, processor_for
+from glyphrun.sweeps.trials import TrialRecord, write_json
+from glyphrun.text import Codec
+from glyphrun.training.checkpoint import load_checkpoint
+
+LATENCY_REPEATS = 30
+EXAMPLES = 24
+PACKAGES = ("ray", "torch", "timm", "transformers", "peft", "editdistance", "numpy", "pyarrow")
+
+
+def conclude(
+    experiment: Experiment,
+    dataset: Path,
+    run_dir: Path,
+    records: list[TrialRecord],
+    *,
+    started: datetime,
+    seconds: float,
+    progress: Callable[[str], None],
+) -> dict[str, Any]:
+    """Choose the winner, score it once on every split but train, and write bundle, examples and results.json.
+
+    seconds: wall time of the sweep. progress is told each step. Returns the results. Raises NoCandidate.
+    """
+    codec = _codec(dataset)
+    trained = [record for record in records if record.reports]
+    if not trained:
+        reasons = "; ".join(f"{record.trial.id}: {record.outcome.reason}" for record in records)
+        raise NoCandidate(f"no trial has a result: {reasons}")
+    engines = [_engine(record, codec) for record in trained]
+    progress(f"latency of {len(engines)} trials")
+    items = _timed_items(dataset, experiment.budget.frames)
+    latencies = measure_latency(engines, items, repeats=LATENCY_REPEATS, threads=experiment.cpus_per_trial)
+    costs = {
+        record.trial.id: {
+            "parameters": count_parameters(engine),
+            "gflops": count_gflops(engine, experiment.budget.frames),
+            "latency_ms": asdict(latency),
+        }
+        for record, engine, latency in zip(trained, engines, latencies, strict=True)
+    }
+    measured = [
+        Measured(record.trial.id, record.reports[-1]["scores"]["exact"], costs[record.trial.id]["latency_ms"]["p50"])
+        for record in trained
+    ]
+    selection = select(measured, experiment.budget.latency_ms)
+    winner = next(
+        (record, engine) for record, engine in zip(trained, engines, strict=True) if record.trial.id == selection.winner
+    )
+    splits = {}
+    for split in _held_out(dataset):
+        progress(f"the winner on {split}")
+        splits[split] = evaluate(winner[1], load_split(dataset, split, winner[1].processor)).to_json()
+    provenance = {
+        "experiment": experiment.name,
+        "experiment_hash": experiment.hash(),
+        "trial": selection.winner,
+        "dataset": read_card(dataset).name,
+        "dataset_hash": dataset_hash(dataset),
+        "code_version": glyphrun.__version__,
+        "seed": str(winner[0].trial.train.seed),
+    }
+    save_bundle(
+        run_dir / "bundle",
+        name=experiment.name,
+        recognizer=winner[1].recognizer,
+        codec=codec,
+        processor=winner[1].processor,
+        decode=winner[0].trial.decode,
+        metrics={
+            split: {key: scores[key] for key in ("n", "exact", "exact_ci", "cer", "wer")}
+            for split, scores in splits.items()
+        },
+        provenance=provenance,
+    )
+    progress("examples")
+    examples = _examples(dataset, run_dir, experiment.seed)
+    front = pareto_front(measured)
+    results = {
+        "schema": 1,
+        "run": {
+            "name": experiment.name,
+            "started": started.isoformat(timespec="seconds"),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": seconds,
+            "experiment_hash": experiment.hash(),
+            "seed": experiment.seed,
+            "code_version": glyphrun.__version__,
+            "machine": _machine(winner[1].precision),
+            "packages": {package: version(package) for package in PACKAGES},
+            "dataset": {
+                "name": read_card(dataset).name,
+                "hash": dataset_hash(dataset),
+                "counts": read_card(dataset).counts,
+            },
+        },
+        "budget": {"latency_ms": experiment.budget.latency_ms},
+        "trials": [_leaderboard_row(record, costs, experiment, front) for record in records],
+        "winner": selection.winner,
+        "selection": {"rule": selection.rule, "reason": selection.reason},
+        "splits": splits,
+        "examples": examples,
+    }
+    write_json(run_dir / "results.json", results)
+    return results
+
+
+def _codec(dataset: Path) -> Codec:
+    texts = (sample.text or "" for split in ("train", "val") for sample in iterate_samples(dataset, split))
+    return codec_for(dataset, max(map(len, texts)))
+
+
+def _engine(record: TrialRecord, codec: Codec) -> Engine:
+    recognizer = build(parse_settings(record.trial.settings), codec.charset, codec.max_length)
+    load_checkpoint(record.checkpoint, recognizer)
+    return Engine(recognizer, codec, processor_for(record.trial), record.trial.decode)
+
+
+def _timed_items(dataset: Path, frames: int) -> list[tuple[bytes, ...]]:
+    """Tracklets of val cut or repeated to the budget's number of frames."""
+    chosen = [sample.frames for sample, _ in zip(iterate_samples(dataset, "val"), range(8), strict=False)]
+    return [tuple(item[place % len(item)] for place in range(frames)) for item in chosen]
+
+
+def _held_out(dataset: Path) -> list[str]:
+    return sorted(
+        set(read_card(dataset).counts) - {"train"}, key=lambda split: ("val", "test", "unseen", split).index(split)
+    )
+
+
+def _examples(dataset: Path, run_dir: Path, seed: int) -> list[dict[str, Any]]:
+    """A seeded draw of held-out tracklets, read by the saved bundle itself; their frames go into run_dir/examples."""
+    rng = np.random.default_rng(seed)
+    splits = [split for split in _held_out(dataset) if split != "val"] or ["val"]
+    drawn: list[Sample] = []
+    for split in splits:
+        samples = [sample for sample in iterate_samples(dataset, split) if sample.text is not None]
+        count = min(EXAMPLES // len(splits), len(samples))
+        drawn += [samples[number] for number in sorted(rng.choice(len(samples), count, replace=False))]
+    card = read_card(dataset)
+    write_samples(
+        drawn,
+        run_dir / "examples",
+        name="examples",
+        licence=card.licence,
+        description="Tracklets shown in the report",
+        charset=card.charset,
+        overwrite=True,
+    )
+    engine = load_engine(run_dir / "bundle")
+    readings = engine.read([sample.frames for sample in drawn], explain=True)
+    return [
+        {
+            "sample_id": sample.sample_id,
+            "split": sample.split,
+            "truth": sample.text,
+            "reading": reading.text,
+            "confidence": reading.confidence,
+            "votes": [[ballot.text, ballot.weight] for ballot in reading.votes],
+        }
+        for sample, reading in zip(drawn, readings, strict=True)
+    ]
+
+
+def _leaderboard_row(
+    record: TrialRecord, costs: dict[str, dict[str, Any]], experiment: Experiment, front: set[str]
+) -> dict[str, Any]:
+    trial = record.trial
+    cost = costs.get(trial.id, {"parameters": None, "gflops": None, "latency_ms": None})
+    last = record.reports[-1] if record.reports else None
+    latency = cost["latency_ms"]
+    return {
+        "id": trial.id,
+        "recognizer": trial.recognizer,
+        "family": trial.family,
+        "changes": trial.sampled,
+        "status": record.outcome.status,
+        "reason": record.outcome.reason,
+        "step": last["step"] if last else 0,
+        "max_steps": trial.train.steps,
+        "seconds": last["seconds"] if last else 0.0,
+        **cost,
+        "val": {key: last["scores"][key] for key in ("n", "exact", "exact_ci", "cer", "wer")} if last else None,
+        "curve": [
+            {
+                "step": report["step"],
+                "seconds": report["seconds"],
+                "train_loss": report["train_loss"],
+                "exact": report["scores"]["exact"],
+                "cer": report["scores"]["cer"],
+            }
+            for report in record.reports
+        ],
+        "within_budget": latency is not None and latency["p50"] <= experiment.budget.latency_ms,
+        "on_front": trial.id in front,
+    }
+
+
+def _machine(precision: str) -> dict[str, Any]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+    except OSError:
+        name = ""
+    return {
+        "cpu": name or platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "precision": precision,
+    }

@@ -1,0 +1,171 @@
+"""The training sweep: trials run under Ray Tune, and each can be continued from what it left on disk.
+
+Tune schedules; it does not hold the results. A trial that is started again first reports what it reported before, so
+that the scheduler of a resumed sweep knows all that the first one knew, and no pickled state is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler
+
+from glyphrun.data.batches import load_split
+from glyphrun.data.sample import read_card
+from glyphrun.engine import Engine
+from glyphrun.evaluation.evaluate import Scores, evaluate
+from glyphrun.images import ImageProcessor
+from glyphrun.models.recognizer import Recognizer
+from glyphrun.models.zoo import build, parse_settings
+from glyphrun.sweeps.experiment import Experiment, Trial, plan_trials
+from glyphrun.sweeps.trials import (
+    Outcome,
+    TrialRecord,
+    checkpoint_folder,
+    read_outcome,
+    read_record,
+    read_reports,
+    trial_folder,
+    write_json,
+    write_outcome,
+)
+from glyphrun.text import Codec
+from glyphrun.training.fit import TrainingDiverged, fit
+
+OnReport = Callable[[str, dict[str, Any]], None]
+
+
+def processor_for(trial: Trial) -> ImageProcessor:
+    """The image processor that a trial's recognizer is trained with."""
+    height, width = trial.settings["encoder"]["image"]
+    return ImageProcessor(height=height, width=width)
+
+
+def codec_for(dataset: Path, longest: int) -> Codec:
+    """The codec of a data set whose longest training label has some characters."""
+    return Codec(read_card(dataset).charset, max(longest, 1))
+
+
+def run_sweep(
+    experiment: Experiment, dataset: Path, run_dir: Path, on_report: OnReport, on_end: Callable[[str, str], None]
+) -> list[TrialRecord]:
+    """Train the trials of an experiment on a data set and return what became of each.
+
+    Run again with the same run_dir, it continues: ended trials stay as they are, others go on from their checkpoints.
+    Needs a Ray that is running. on_report gets a trial's id and each new result, on_end its id and status.
+    """
+    run_dir = run_dir.absolute()
+    trials = plan_trials(experiment)
+    for trial in trials:
+        folder = trial_folder(run_dir, trial)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "trial.json", trial.model_dump(mode="json"))
+    # Decoded once and shared by all trials of this machine without a copy.
+    splits = {
+        processor: tuple(load_split(dataset, split, processor) for split in ("train", "val"))
+        for processor in {processor_for(trial) for trial in trials}
+    }
+    longest = max(len(text) for parts in splits.values() for part in parts for text in part.texts)
+    trainable = partial(
+        _train_trial,
+        run_dir=run_dir,
+        codec=codec_for(dataset, longest),
+        splits={processor: ray.put(parts) for processor, parts in splits.items()},
+    )
+    scheduler = AsyncHyperBandScheduler(
+        time_attr="step",
+        max_t=max(trial.train.steps for trial in trials),
+        grace_period=experiment.scheduler.grace_steps,
+        reduction_factor=experiment.scheduler.reduction,
+    )
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, {"cpu": experiment.cpus_per_trial, "gpu": int(torch.cuda.is_available())}),
+        param_space={"trial": tune.grid_search([trial.model_dump(mode="json") for trial in trials])},
+        tune_config=tune.TuneConfig(metric="exact", mode="max", scheduler=scheduler),
+        run_config=tune.RunConfig(
+            name=f"attempt-{sum(1 for _ in (run_dir / 'tune').glob('attempt-*')) + 1}",
+            storage_path=str(run_dir / "tune"),
+            callbacks=[_Watch(run_dir, on_report, on_end)],
+            failure_config=tune.FailureConfig(max_failures=1),
+            verbose=0,
+        ),
+    )
+    for result in tuner.fit():
+        if result.error is not None and result.config is not None:
+            folder = trial_folder(run_dir, Trial.model_validate(result.config["trial"]))
+            write_outcome(folder, Outcome("failed", str(result.error).strip().splitlines()[-1]))
+    return [read_record(run_dir, trial) for trial in trials]
+
+
+def _train_trial(
+    config: dict[str, Any], *, run_dir: Path, codec: Codec, splits: dict[ImageProcessor, ray.ObjectRef]
+) -> None:
+    """One trial in a process of its own."""
+    trial = Trial.model_validate(config["trial"])
+    folder = trial_folder(run_dir, trial)
+    if read_outcome(folder) is not None:
+        for report in read_reports(folder):
+            tune.report(_metrics(report))
+        return
+    torch.set_num_threads(max(int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)), 1))
+    torch.manual_seed(trial.train.seed)
+    processor = processor_for(trial)
+    train, val = ray.get(splits[processor])
+    recognizer = build(parse_settings(trial.settings), codec.charset, codec.max_length)
+
+    def score(trained: Recognizer) -> Scores:
+        return evaluate(Engine(trained, codec, processor, trial.decode), val)
+
+    try:
+        for report in fit(recognizer, codec, processor, train, score, trial.train, checkpoint_folder(folder)):
+            tune.report(_metrics(asdict(report)))
+    except TrainingDiverged as error:
+        write_outcome(folder, Outcome("failed", str(error)))
+        return
+    write_outcome(folder, Outcome("finished"))
+
+
+def _metrics(report: dict[str, Any]) -> dict[str, Any]:
+    scores = report["scores"]
+    return {
+        "step": report["step"],
+        "seconds": report["seconds"],
+        "train_loss": report["train_loss"],
+        "exact": scores["exact"],
+        "cer": scores["cer"],
+    }
+
+
+class _Watch(tune.Callback):
+    """Passes results on to the caller and records which trials the scheduler stopped."""
+
+    def __init__(self, run_dir: Path, on_report: OnReport, on_end: Callable[[str, str], None]) -> None:
+        self.run_dir, self.on_report, self.on_end = run_dir, on_report, on_end
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its configuration for a restore that is never asked of it; listeners belong to this process.
+        return {}
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        self.on_report(trial.config["trial"]["id"], result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        planned = Trial.model_validate(trial.config["trial"])
+        folder = trial_folder(self.run_dir, planned)
+        step = (trial.last_result or {}).get("step", 0)
+        if step >= planned.train.steps:
+            write_outcome(folder, Outcome("finished"))
+        else:
+            write_outcome(folder, Outcome("stopped", f"ASHA stopped it at step {step} of {planned.train.steps}"))
+        outcome = read_outcome(folder)
+        self.on_end(planned.id, outcome.status if outcome else "stopped")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self.on_end(trial.config["trial"]["id"], "failed")
