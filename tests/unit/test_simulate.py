@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from glyphrun.data.digits import UNSEEN_NUMBERS, digit_pools, mnist_digits
+from glyphrun.data.digits import UNSEEN_NUMBERS, VAL_NUMBERS, digit_pools, mnist_digits
 from glyphrun.data.sample import iterate_samples
 from glyphrun.data.simulate import SimulatorSettings, plan_tracklets, render_plan, simulate_tracklet
 from glyphrun.images import decode_image
@@ -34,10 +34,10 @@ def test_the_digits_are_500_real_images_of_each(digits):
 def test_pools_share_out_every_image_once(digits):
     pools = digit_pools(digits[1], seed=0)
     assert {split: [len(part) for part in parts] for split, parts in pools.items()} == {
-        "train": [300] * 10,
+        "train": [340] * 10,
         "val": [40] * 10,
-        "test": [80] * 10,
-        "unseen": [80] * 10,
+        "test": [60] * 10,
+        "unseen": [60] * 10,
     }
     used = np.concatenate([part for parts in pools.values() for part in parts])
     assert len(np.unique(used)) == 5000
@@ -68,7 +68,7 @@ def test_unseen_numbers_are_in_unseen_alone_and_all_others_in_train(plans):
     assert len(UNSEEN_NUMBERS) == 20
     for split in ("train", "val", "test"):
         assert not by_split[split] & set(UNSEEN_NUMBERS)
-    assert by_split["train"] == {f"{n:02d}" for n in range(100)} - set(UNSEEN_NUMBERS) | set("0123456789")
+    assert by_split["train"] == {f"{n:02d}" for n in range(100)} - set(UNSEEN_NUMBERS + VAL_NUMBERS) | set("0123456789")
 
 
 def test_unseen_numbers_are_those_of_the_real_cheques(shared):

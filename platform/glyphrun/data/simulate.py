@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from glyphrun.data.digits import UNSEEN_NUMBERS, DigitPools
+from glyphrun.data.digits import UNSEEN_NUMBERS, VAL_NUMBERS, DigitPools
 from glyphrun.data.sample import GROUP_SEPARATOR, Sample
 
 Range = tuple[float, float]
@@ -35,11 +35,11 @@ class SimulatorSettings(BaseModel):
     jitter: float = 0.25  # how much of the movement is sudden, from frame to frame
     motion_blur: Range = (0.0, 0.09)
     low_resolution: Range = (0.4, 1.0)  # the resolution that survives
-    distant: float = Field(default=0.15, ge=0, le=1)  # share of tracklets that were seen from afar in every frame
-    distant_resolution: Range = (0.26, 0.4)
+    distant: float = Field(default=0.12, ge=0, le=1)  # share of tracklets that were seen from afar in every frame
+    distant_resolution: Range = (0.29, 0.42)
     noise: Range = (2.0, 14.0)
     brightness: Range = (0.75, 1.15)
-    contrast: int = Field(default=65, ge=0, le=255)  # least difference in luminance between number and shirt
+    contrast: int = Field(default=70, ge=0, le=255)  # least difference in luminance between number and shirt
     occlusion: float = Field(default=0.25, ge=0, le=1)  # share of readable frames with something in front
     unreadable_frame: float = Field(default=0.22, ge=0, le=1)
     unreadable_tracklet: float = Field(default=0.04, ge=0, le=1)
@@ -73,10 +73,11 @@ def plan_tracklets(
 ) -> list[TrackletPlan]:
     """Plan `counts` tracklets for each split, in the order of their ids.
 
-    The split "unseen" holds the numbers of UNSEEN_NUMBERS alone and the others never hold one. Within a split the
+    The split "unseen" holds the numbers of UNSEEN_NUMBERS alone and the others never hold one. VAL_NUMBERS are in "val"
+    alone, where every fourth tracklet shows one. Within a split the
     numbers come as evenly as their count allows, and digit images only from the split's own pool.
     """
-    pairs = [f"{number:02d}" for number in range(100) if f"{number:02d}" not in UNSEEN_NUMBERS]
+    pairs = [f"{number:02d}" for number in range(100) if f"{number:02d}" not in UNSEEN_NUMBERS + VAL_NUMBERS]
     plans: list[TrackletPlan] = []
     for split, count in sorted(counts.items()):
         # The split's name is in the seed: changing one split's count leaves the other splits as they were.
@@ -85,7 +86,9 @@ def plan_tracklets(
             numbers, readable = _evenly(UNSEEN_NUMBERS, count, rng), np.ones(count, bool)
         else:
             singles = round(count * settings.one_digit)
-            numbers = _evenly(tuple("0123456789"), singles, rng) + _evenly(tuple(pairs), count - singles, rng)
+            fresh = count // 4 if split == "val" else 0
+            numbers = _evenly(tuple("0123456789"), singles, rng) + _evenly(VAL_NUMBERS, fresh, rng)
+            numbers += _evenly(tuple(pairs), count - singles - fresh, rng)
             readable = np.arange(count) >= round(count * settings.unreadable_tracklet)
         order, readable = rng.permutation(count), rng.permutation(readable)
         for position in range(count):
