@@ -2,6 +2,7 @@
 
 # Serve reads the annotation of build_app at run time, so annotations stay evaluated in this file.
 
+import logging
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,13 @@ from typing import Self
 
 import httpx
 import ray
+from glyphrun.bundle import read_manifest
+from glyphrun.device import Precision
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 
-from glyphrun.bundle import read_manifest
-from glyphrun.device import Precision
 from glyphrun_serve.deployments import Batching, Ingress, RecognizerReplica
 from glyphrun_serve.limits import Limits
 from glyphrun_serve.schemas import ModelCard
@@ -40,9 +41,9 @@ class ServeSettings(BaseModel):
     limits: Limits = Limits()
     batching: Batching = Batching()
     precision: Precision | None = None
-    replicas: int = Field(1, gt=0)
-    cpus: float = Field(1, gt=0)
-    gpus: float = Field(0, ge=0)
+    replicas: int = Field(default=1, gt=0)
+    cpus: float = Field(default=1, gt=0)
+    gpus: float = Field(default=0, ge=0)
 
 
 @dataclass(frozen=True)
@@ -72,21 +73,19 @@ def build_app(settings: ServeSettings) -> serve.Application:
     bundle = settings.bundle.resolve()
     most = settings.batching.most
     recognizer = serve.deployment(
-        RecognizerReplica,
         name="recognizer",
         num_replicas=settings.replicas,
         # Twice a batch, so that the next one fills while one is read.
         max_ongoing_requests=2 * most,
         max_queued_requests=max(16 * most, 4 * settings.limits.items),
         ray_actor_options={"num_cpus": settings.cpus, "num_gpus": settings.gpus},
-    ).bind(bundle, settings.batching, settings.precision)
+    )(RecognizerReplica).bind(bundle, settings.batching, settings.precision)
     ingress = serve.deployment(
-        serve.ingress()(Ingress),
         name="http",
         # The queue of the recognizer is the bound: it answers in the one error shape, Serve's own would not.
         max_ongoing_requests=4096,
         ray_actor_options={"num_cpus": 0},
-    )
+    )(serve.ingress()(Ingress))
     return ingress.bind(recognizer, model_card(bundle), settings.limits)
 
 
@@ -116,7 +115,7 @@ def run(settings: ServeSettings, *, host: str = "127.0.0.1", port: int = 8000) -
     application = build_app(settings)
     owns_ray = not ray.is_initialized()
     if owns_ray:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     server = Server(f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}", owns_ray)
     if serve.status().proxies:
         if owns_ray:
@@ -132,10 +131,12 @@ def run(settings: ServeSettings, *, host: str = "127.0.0.1", port: int = 8000) -
         )
         serve.run(application, name=APPLICATION, route_prefix="/", logging_config=quiet)
         _await_ready(server.url)
-    except BaseException as error:
+    except (RuntimeError, TimeoutError) as error:
+        reason = _deployment_messages() or str(error)
         server.stop()
-        if isinstance(error, RuntimeError | TimeoutError):
-            raise ServeError(f"The model of {settings.bundle} did not get ready: {error}") from error
+        raise ServeError(f"The model of {settings.bundle} did not get ready: {reason}") from error
+    except BaseException:
+        server.stop()
         raise
     return server
 
@@ -150,6 +151,12 @@ def free_port(host: str, port: int) -> int:
             message = f"{host}:{port} cannot be listened on ({error.strerror}); choose another port, or 0 for any."
             raise ServeError(message) from error
         return int(probe.getsockname()[1])
+
+
+def _deployment_messages() -> str:
+    application = serve.status().applications.get(APPLICATION)
+    deployments = application.deployments.values() if application else ()
+    return "\n".join(deployment.message for deployment in deployments if deployment.message)
 
 
 def _await_ready(url: str) -> None:

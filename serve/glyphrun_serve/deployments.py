@@ -8,19 +8,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import ray
 import torch
 from fastapi import FastAPI
+from glyphrun.bundle import load_engine
+from glyphrun.device import Precision
+from glyphrun.engine import Prediction
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
-from glyphrun.bundle import load_engine
-from glyphrun.device import Precision
-from glyphrun.engine import Prediction
 from glyphrun_serve.limits import Limits
 from glyphrun_serve.routes import Busy, Unreadable, http_app
 from glyphrun_serve.schemas import ModelCard
@@ -34,8 +35,8 @@ class Batching(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    most: int = Field(16, gt=0)
-    wait_s: float = Field(0.005, ge=0)
+    most: int = Field(default=16, gt=0)
+    wait_s: float = Field(default=0.005, ge=0)
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,11 @@ class RecognizerReplica:
         return [
             replace(
                 found[number],
-                timings={"decode": item.decode_ms, "wait": (started - item.since) * 1e3, **found[number].timings},
+                timings={
+                    "decode": item.decode_ms,
+                    "wait": (started - item.since) * 1e3,
+                    **found[number].timings,
+                },
             )
             for number, item in enumerate(items)
         ]
@@ -104,7 +109,7 @@ class RecognizerReplica:
 class Ingress:
     """The HTTP routes, answered by recognizer replicas."""
 
-    def __init__(self, replicas: DeploymentHandle, card: ModelCard, limits: Limits) -> None:
+    def __init__(self, replicas: DeploymentHandle[Any], card: ModelCard, limits: Limits) -> None:
         self.card = card
         self._replicas = replicas
         self._limits = limits

@@ -9,7 +9,12 @@ from starlette.exceptions import HTTPException
 
 from glyphrun_serve.schemas import ErrorAnswer, ErrorDetail
 
-_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+_CODES = {
+    400: "bad_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+}
 
 
 class RequestError(HTTPException):
@@ -67,5 +72,9 @@ def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
 
 def _on_failure(request: Request, error: Exception) -> JSONResponse:
     return error_response(
-        RequestError(500, "internal", "The server failed on this request; its log says why. Try again later.")
+        RequestError(
+            500,
+            "internal",
+            "The server failed on this request; its log says why. Try again later.",
+        )
     )

@@ -6,12 +6,12 @@ import io
 from base64 import b64decode
 from collections.abc import Sequence
 
+from glyphrun.images import FORMATS, MAX_PIXELS
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from glyphrun.images import FORMATS, MAX_PIXELS
 from glyphrun_serve.errors import RequestError, error_response
 
 
@@ -24,29 +24,42 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    body_bytes: int = Field(16 * 1024**2, gt=0)
-    items: int = Field(64, gt=0)
-    frames: int = Field(64, gt=0)
-    pixels: int = Field(MAX_PIXELS, gt=0, le=MAX_PIXELS)
-    request_pixels: int = Field(400_000_000, gt=0)
-    answer_s: float = Field(30.0, gt=0)
+    body_bytes: int = Field(default=16 * 1024**2, gt=0)
+    items: int = Field(default=64, gt=0)
+    frames: int = Field(default=64, gt=0)
+    pixels: int = Field(default=MAX_PIXELS, gt=0, le=MAX_PIXELS)
+    request_pixels: int = Field(default=400_000_000, gt=0)
+    answer_s: float = Field(default=30.0, gt=0)
 
     def check_items(self, count: int) -> None:
         if not count:
             raise RequestError(422, "no_items", "The batch has no items; send at least one.")
         if count > self.items:
             raise RequestError(
-                413, "too_many_items", f"The batch has {count} items; the limit is {self.items}. Send several batches."
+                413,
+                "too_many_items",
+                f"The batch has {count} items; the limit is {self.items}. Send several batches.",
             )
 
     def check_frames(self, count: int, name: str, item: int | None = None) -> None:
         if not count:
-            raise RequestError(422, "no_frames", f"{name} has no frames; send at least one image.", item=item)
+            raise RequestError(
+                422,
+                "no_frames",
+                f"{name} has no frames; send at least one image.",
+                item=item,
+            )
         if count > self.frames:
             message = f"{name} has {count} frames; the limit is {self.frames}. Send fewer frames of the tracklet."
             raise RequestError(413, "too_many_frames", message, item=item)
 
-    def check_pixels(self, frames: Sequence[bytes], name: str, spent: int = 0, item: int | None = None) -> int:
+    def check_pixels(
+        self,
+        frames: Sequence[bytes],
+        name: str,
+        spent: int = 0,
+        item: int | None = None,
+    ) -> int:
         """Pixels of these frames by their headers, added to those already spent by the request."""
         for number, data in enumerate(frames):
             label = f"{name}, frame {number}," if len(frames) > 1 else name
@@ -56,7 +69,9 @@ class Limits(BaseModel):
                 raise RequestError(413, "too_many_pixels", message, item=item)
             spent += pixels
             if spent > self.request_pixels:
-                message = f"The request has more than {self.request_pixels:,} pixels in all; send fewer images at a time."
+                message = (
+                    f"The request has more than {self.request_pixels:,} pixels in all; send fewer images at a time."
+                )
                 raise RequestError(413, "too_many_pixels", message, item=item)
         return spent
 
@@ -96,7 +111,9 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         too_large = RequestError(
-            413, "body_too_large", f"The body is larger than {self.most:,} bytes; send fewer or smaller images."
+            413,
+            "body_too_large",
+            f"The body is larger than {self.most:,} bytes; send fewer or smaller images.",
         )
         stated = Headers(scope=scope).get("content-length", "")
         if stated.isdecimal() and int(stated) > self.most:

@@ -11,11 +11,11 @@ from typing import Annotated, Any, Protocol
 
 from fastapi import FastAPI, File, UploadFile
 from fastapi.responses import FileResponse
+from glyphrun.engine import Prediction
 from starlette.concurrency import run_in_threadpool
 from starlette.staticfiles import StaticFiles
 
 import glyphrun_serve.schemas as wire
-from glyphrun.engine import Prediction
 from glyphrun_serve.errors import RequestError, answer_errors_as_json
 from glyphrun_serve.limits import BodyLimit, Limits
 
@@ -28,7 +28,10 @@ PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 ERRORS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": wire.ErrorAnswer, "description": "The request is wrong; the message says what to do."},
+    "4XX": {
+        "model": wire.ErrorAnswer,
+        "description": "The request is wrong; the message says what to do.",
+    },
     "5XX": {"model": wire.ErrorAnswer, "description": "The server is busy or failed."},
 }
 
@@ -85,7 +88,10 @@ def http_app(reader: Reader, limits: Limits) -> FastAPI:
 
     @app.post("/v1/recognize", responses=ERRORS, tags=["recognize"])
     async def recognize(
-        frames: Annotated[list[UploadFile], File(description="One still image, or the frames of one tracklet.")],
+        frames: Annotated[
+            list[UploadFile],
+            File(description="One still image, or the frames of one tracklet."),
+        ],
         explain: bool = True,
     ) -> wire.Answer:
         """Read one still image or one tracklet; explain says also what each frame reads alone."""
@@ -125,7 +131,11 @@ def http_app(reader: Reader, limits: Limits) -> FastAPI:
     async def readyz() -> wire.Health:
         """200 once the model is loaded and warm."""
         if not await reader.ready():
-            raise RequestError(503, "not_ready", "The model is still loading; try again in a few seconds.")
+            raise RequestError(
+                503,
+                "not_ready",
+                "The model is still loading; try again in a few seconds.",
+            )
         return wire.Health(status="ready")
 
     @app.get("/", include_in_schema=False)

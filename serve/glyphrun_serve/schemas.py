@@ -5,9 +5,8 @@ from __future__ import annotations
 from math import exp
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SkipValidation
-
 from glyphrun.engine import Prediction
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
 
 class Reading(BaseModel):
@@ -73,7 +72,7 @@ class Answer(BaseModel):
 class ErrorDetail(BaseModel):
     code: str
     message: str = Field(description="What was wrong and what to do.")
-    item: int | None = Field(None, description="Which item of a batch, counted from 0.")
+    item: int | None = Field(default=None, description="Which item of a batch, counted from 0.")
 
 
 class ErrorAnswer(BaseModel):
@@ -110,7 +109,12 @@ def answer(prediction: Prediction, model: ModelIdentity, total_ms: float) -> Ans
         n_best=[Reading(text=found.text, confidence=exp(found.log_prob)) for found in prediction.n_best],
         characters=[Character(character=character, confidence=exp(score)) for character, score in characters],
         votes=[
-            Vote(frame=ballot.frame, text=ballot.text, confidence=ballot.confidence, weight=ballot.weight)
+            Vote(
+                frame=ballot.frame,
+                text=ballot.text,
+                confidence=ballot.confidence,
+                weight=ballot.weight,
+            )
             for ballot in prediction.votes
         ],
         abstained=prediction.abstained,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import shutil
 import socket
 from base64 import b64encode
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +17,38 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
-from ray.serve.config import AutoscalingConfig
-from ray.serve.schema import ServeDeploySchema
-
-from glyphrun.bundle import load_engine, save_bundle
+from glyphrun.bundle import BundleError, load_engine, save_bundle
 from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.engine import Engine, Prediction
 from glyphrun.images import ImageProcessor, encode_image
 from glyphrun.models.zoo import build, recognizer_settings
 from glyphrun.text import DIGITS, Codec
-from glyphrun_serve.app import ServeError, Server, ServeSettings, build_app, free_port, run
+from glyphrun_serve.app import (
+    ServeError,
+    Server,
+    ServeSettings,
+    build_app,
+    free_port,
+    run,
+)
 from glyphrun_serve.deployments import Batching
 from glyphrun_serve.limits import Limits
+from glyphrun_serve.routes import Busy, Unreadable, http_app
+from glyphrun_serve.schemas import ModelCard
+from PIL import Image
+from ray.serve.schema import ServeDeploySchema
 
 LIMITS = Limits(body_bytes=400_000, items=8, frames=6, pixels=1_000_000, request_pixels=2_500_000)
+METRICS = {"test": {"n": 100, "exact": 0.01, "exact_ci": [0.0, 0.03], "cer": 0.9}}
 CONFIG = Path(__file__).parents[2] / "serve" / "configs" / "local.yaml"
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(7)
-    recognizer = build(recognizer_settings("query-digits-nano"), DIGITS, 2)
+    chosen = recognizer_settings("query-digits-nano")
+    height, width = chosen.encoder.image
+    recognizer = build(chosen, DIGITS, 2)
     # Fresh weights read almost the same in every image; larger ones tell images apart.
     with torch.no_grad():
         for parameter in recognizer.parameters():
@@ -47,9 +58,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder,
         recognizer=recognizer,
         codec=Codec(DIGITS, 2),
-        processor=ImageProcessor(height=32, width=48),
+        processor=ImageProcessor(height=height, width=width),
         decode=DecodeSettings(n_best=3, vote_floor=0.0),
-        metrics={"test": {"exact": 0.01}},
+        metrics=METRICS,
         provenance={"dataset": "none", "seed": "7"},
         name="untrained",
     )
@@ -60,7 +71,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings(bundle: Path) -> ServeSettings:
     # float32, so that a reading does not depend on what else is in its batch.
     return ServeSettings(
-        bundle=bundle, limits=LIMITS, batching=Batching(most=8, wait_s=0.05), precision="float32", cpus=1
+        bundle=bundle,
+        limits=LIMITS,
+        batching=Batching(most=8, wait_s=0.05),
+        precision="float32",
+        cpus=1,
     )
 
 
@@ -115,7 +130,13 @@ def assert_same_reading(answer: dict[str, Any], expected: Prediction) -> None:
         assert vote["weight"] == pytest.approx(ballot.weight, abs=1e-4)
 
 
-def assert_refused(response: httpx.Response, status: int, code: str, words: str, item: int | None = None) -> None:
+def assert_refused(
+    response: httpx.Response,
+    status: int,
+    code: str,
+    words: str,
+    item: int | None = None,
+) -> None:
     assert response.status_code == status, response.text
     error = response.json()["error"]
     assert response.json() == {"error": {"code": code, "message": error["message"], "item": item}}
@@ -136,7 +157,11 @@ def test_a_still_image_is_read_as_the_engine_reads_it(client: httpx.Client, engi
     assert len(answer["votes"]) == 1
     assert "".join(scored["character"] for scored in answer["characters"]) == answer["text"]
     assert all(0 <= scored["confidence"] <= 1 for scored in answer["characters"])
-    assert answer["model"] == {"name": "untrained", "version": answer["model"]["version"], **engine.provenance}
+    assert answer["model"] == {
+        "name": "untrained",
+        "version": "0",
+        **engine.provenance,
+    }
     assert {"decode", "wait", "encode", "search", "total"} <= set(answer["timings_ms"])
 
 
@@ -220,14 +245,35 @@ def test_a_bad_upload_is_refused_with_a_sentence(
     assert_refused(client.post("/v1/recognize", files=upload(*frames)), status, code, words)
 
 
-def test_a_request_of_the_wrong_form_is_refused_with_a_sentence(client: httpx.Client) -> None:
+def test_a_request_of_the_wrong_form_is_refused_with_a_sentence(
+    client: httpx.Client,
+) -> None:
     multipart = {"Content-Type": "multipart/form-data; boundary=b"}
     assert_refused(client.post("/v1/recognize"), 422, "invalid_request", "no frames")
-    assert_refused(client.post("/v1/recognize", content=b"", headers=multipart), 422, "invalid_request", "no frames")
-    assert_refused(client.post("/v1/recognize", content=b"--b--\r\n", headers=multipart), 422, "invalid_request", "no frames")
-    assert_refused(client.post("/v1/recognize", data={"frames": "text"}), 422, "invalid_request", "frames")
     assert_refused(
-        client.post("/v1/recognize", content=b"x", headers={"Content-Type": "multipart/form-data"}),
+        client.post("/v1/recognize", content=b"", headers=multipart),
+        422,
+        "invalid_request",
+        "no frames",
+    )
+    assert_refused(
+        client.post("/v1/recognize", content=b"--b--\r\n", headers=multipart),
+        422,
+        "invalid_request",
+        "no frames",
+    )
+    assert_refused(
+        client.post("/v1/recognize", data={"frames": "text"}),
+        422,
+        "invalid_request",
+        "frames",
+    )
+    assert_refused(
+        client.post(
+            "/v1/recognize",
+            content=b"x",
+            headers={"Content-Type": "multipart/form-data"},
+        ),
         400,
         "bad_request",
         "body cannot be read",
@@ -241,20 +287,30 @@ def test_a_request_of_the_wrong_form_is_refused_with_a_sentence(client: httpx.Cl
     [
         (b"", 422, "invalid_request", "no body"),
         (b"{", 422, "invalid_request", "not valid JSON"),
-        (b"\xff\xfe", 400, "bad_request", "cannot be read"),
+        (b'{"items": "\xff"}', 400, "bad_request", "cannot be read"),
         (b"[" * 100_000, 400, "bad_request", "cannot be read"),
         (b"[]", 422, "invalid_request", "body is wrong"),
         (b"{}", 422, "invalid_request", "no items"),
         (b'{"items": 3}', 422, "invalid_request", "items is wrong"),
         (b'{"items": []}', 422, "no_items", "send at least one"),
-        (json.dumps({"items": [{}] * 9}).encode(), 413, "too_many_items", "9 items; the limit is 8"),
+        (
+            json.dumps({"items": [{}] * 9}).encode(),
+            413,
+            "too_many_items",
+            "9 items; the limit is 8",
+        ),
     ],
 )
 def test_a_bad_batch_is_refused_with_a_sentence(
     client: httpx.Client, body: bytes, status: int, code: str, words: str
 ) -> None:
     headers = {"Content-Type": "application/json"}
-    assert_refused(client.post("/v1/recognize/batch", content=body, headers=headers), status, code, words)
+    assert_refused(
+        client.post("/v1/recognize/batch", content=body, headers=headers),
+        status,
+        code,
+        words,
+    )
 
 
 def test_a_chunked_body_is_bounded_too(server: Server) -> None:
@@ -264,12 +320,18 @@ def test_a_chunked_body_is_bounded_too(server: Server) -> None:
 
     async def post() -> httpx.Response:
         async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=60) as client:
-            return await client.post("/v1/recognize/batch", content=chunks(), headers={"Content-Type": "application/json"})
+            return await client.post(
+                "/v1/recognize/batch",
+                content=chunks(),
+                headers={"Content-Type": "application/json"},
+            )
 
     assert_refused(asyncio.run(post()), 413, "body_too_large", "larger than 400,000 bytes")
 
 
-def test_unknown_paths_and_methods_are_refused_in_the_same_shape(client: httpx.Client) -> None:
+def test_unknown_paths_and_methods_are_refused_in_the_same_shape(
+    client: httpx.Client,
+) -> None:
     assert_refused(client.get("/v2/nothing"), 404, "not_found", "/docs")
     assert_refused(client.get("/static/../app.py"), 404, "not_found", "/docs")
     assert_refused(client.get("/static/%2e%2e/app.py"), 404, "not_found", "/docs")
@@ -280,8 +342,12 @@ def test_unknown_paths_and_methods_are_refused_in_the_same_shape(client: httpx.C
 
 def test_the_model_and_the_pages_are_described(client: httpx.Client) -> None:
     (model,) = client.get("/v1/models").json()["models"]
-    assert (model["name"], model["kind"], model["charset"]) == ("untrained", "query-digits", DIGITS)
-    assert model["metrics"] == {"test": {"exact": 0.01}}
+    assert (model["name"], model["kind"], model["charset"]) == (
+        "untrained",
+        "query-digits",
+        DIGITS,
+    )
+    assert model["metrics"] == METRICS
     assert {"/v1/recognize", "/v1/recognize/batch", "/readyz"} <= set(client.get("/openapi.json").json()["paths"])
     for path in ("/", "/docs"):
         page = client.get(path)
@@ -307,7 +373,51 @@ def test_the_example_config_is_valid_to_the_last_key(bundle: Path) -> None:
     deployed = ServeDeploySchema.model_validate(config)
     assert [application.import_path for application in deployed.applications] == ["glyphrun_serve.app:build_app"]
     assert set(config) <= set(ServeDeploySchema.model_fields)
-    assert AutoscalingConfig.model_fields and "deployments" not in config["applications"][0]
+    assert set(config["applications"][0]) <= set(ServeApplicationSchema.model_fields)
+    assert set(config["http_options"]) <= set(HTTPOptionsSchema.model_fields)
     settings = ServeSettings.model_validate({**config["applications"][0]["args"], "bundle": bundle})
     assert config["http_options"]["request_timeout_s"] > settings.limits.answer_s
     assert build_app(settings)
+
+
+class StrainedReader:
+    """A model that is loading, and under more requests than it can take: states that a healthy server cannot be put in."""
+
+    def __init__(self, card: ModelCard) -> None:
+        self.card = card
+
+    async def read(self, frames: Sequence[bytes], *, name: str, explain: bool) -> Prediction | Unreadable:
+        if frames[0] == b"slow":
+            await asyncio.sleep(60)
+        raise Busy
+
+    async def ready(self) -> bool:
+        return False
+
+
+def test_a_loading_busy_or_slow_model_answers_503_in_the_same_shape(bundle: Path) -> None:
+    app = http_app(StrainedReader(model_card(bundle)), Limits(answer_s=0.1))
+
+    async def ask() -> list[httpx.Response]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            return [
+                await client.get("/readyz"),
+                await client.post("/v1/recognize", files=upload(b"any")),
+                await client.post("/v1/recognize", files=upload(b"slow")),
+            ]
+
+    loading, busy, slow = asyncio.run(ask())
+    assert_refused(loading, 503, "not_ready", "still loading")
+    assert_refused(busy, 503, "busy", "try again")
+    assert_refused(slow, 503, "too_slow", "within 0.1 s")
+
+
+def test_a_changed_bundle_is_refused_before_anything_starts(bundle: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(bundle, changed)
+    weights = changed / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(BundleError, match=r"weights\.safetensors was changed"):
+        run(ServeSettings(bundle=changed), port=0)

@@ -21,7 +21,8 @@ function bar(share) {
 }
 
 function said(text) {
-  return text === "" ? element("b", { class: "nothing", text: "nothing readable" }) : element("b", { text });
+  if (text === "") return element("b", { class: "nothing", text: "unreadable" });
+  return element("b", { text, class: text.length > 6 ? "long" : "" });
 }
 
 function take(files, append) {
@@ -163,7 +164,7 @@ function frameCard(frame, number, vote, heaviest) {
       element("div", { class: "vote" }, [
         element("div", { class: "says" }, [said(vote.text), element("span", { text: percent(vote.confidence) })]),
         bar(vote.weight / heaviest),
-        element("p", { class: "weight", text: ignored ? "not counted" : `weight ${vote.weight.toFixed(2)}` }),
+        element("p", { class: "weight", text: `frame ${number} · ${ignored ? "not counted" : `weight ${vote.weight.toFixed(2)}`}` }),
       ]),
     );
   }
@@ -183,7 +184,7 @@ async function showModel() {
   try {
     const { models } = await (await fetch("v1/models")).json();
     const [model] = models;
-    at("model").textContent = `${model.name} · version ${model.version}`;
+    at("model").textContent = `${model.name} · v${model.version}`;
     at("model").classList.add("ready");
     at("provenance").textContent = `Read by ${model.kind}, ${model.charset.length} characters, at most ${model.max_length} in a row.`;
   } catch {

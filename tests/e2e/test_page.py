@@ -1,0 +1,195 @@
+"""The page in a real browser, answered by a real server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from glyphrun.bundle import save_bundle
+from glyphrun.decoding.settings import DecodeSettings
+from glyphrun.images import ImageProcessor
+from glyphrun.models.zoo import build, recognizer_settings
+from glyphrun.text import DIGITS, Codec
+from glyphrun_serve.app import Server, ServeSettings, run
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+pytestmark = pytest.mark.skipif(
+    not CHROMIUM.exists(),
+    reason=f"{CHROMIUM} is missing; install it with `apt-get install chromium`",
+)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    torch.manual_seed(7)
+    chosen = recognizer_settings("query-digits-nano")
+    height, width = chosen.encoder.image
+    folder = tmp_path_factory.mktemp("bundles") / "untrained"
+    save_bundle(
+        folder,
+        recognizer=build(chosen, DIGITS, 2),
+        codec=Codec(DIGITS, 2),
+        processor=ImageProcessor(height=height, width=width),
+        decode=DecodeSettings(n_best=3),
+        metrics={},
+        provenance={},
+        name="untrained",
+    )
+    with run(ServeSettings(bundle=folder, precision="float32"), port=0) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def complaints() -> list[str]:
+    """What the browser's console and the page's own errors said."""
+    return []
+
+
+@pytest.fixture
+def page(browser: Browser, server: Server, complaints: list[str]) -> Iterator[Page]:
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    page.on(
+        "console",
+        lambda message: complaints.append(message.text) if message.type == "error" else None,
+    )
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on(
+        "request",
+        lambda sent: complaints.append(sent.url) if not _own(sent.url, server) else None,
+    )
+    page.goto(server.url)
+    expect(page.get_by_text("untrained · v")).to_be_visible()
+    yield page
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("frames")
+    rng = np.random.default_rng(3)
+    paths = [folder / f"frame {number}'s.png" for number in range(3)]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 256, (40, 56, 3), dtype=np.uint8)).save(path)
+    return paths
+
+
+def test_three_frames_give_a_reading_and_three_votes(
+    page: Page, server: Server, frames: list[Path], complaints: list[str]
+) -> None:
+    page.set_input_files("#files", frames)
+    expect(page.locator(".vote")).to_have_count(3)
+    form = [("frames", (path.name, path.read_bytes())) for path in frames]
+    answer = httpx.post(f"{server.url}/v1/recognize", files=form, trust_env=False).json()
+    expect(page.locator("#text")).to_have_text(answer["text"] or "nothing readable")
+    expect(page.locator("#characters li")).to_have_count(len(answer["characters"]))
+    expect(page.locator("#n-best li")).to_have_count(3)
+    for number, vote in enumerate(answer["votes"]):
+        expect(page.locator(".vote .says b").nth(number)).to_have_text(vote["text"] or "unreadable")
+    expect(page.locator("#timings")).to_contain_text("encode")
+    assert r"""-F 'frames=@"frame 0'\''s.png"'""" in page.locator("#curl").inner_text()
+    assert f"{server.url}/v1/recognize" in page.locator("#curl").inner_text()
+    assert complaints == []
+
+
+def test_the_page_works_by_keyboard_alone(page: Page, frames: list[Path], complaints: list[str]) -> None:
+    _tab_to(page, "choose")
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files(frames[:2])
+    expect(page.locator(".vote")).to_have_count(2)
+    _tab_to(page, "add")
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Space")
+    chooser.value.set_files(frames[2:])
+    expect(page.locator(".vote")).to_have_count(3)
+    expect(page.locator("#announce")).to_contain_text("Reading: ")
+    _tab_to(page, "Remove frame 2")
+    page.keyboard.press("Enter")
+    expect(page.locator(".vote")).to_have_count(2)
+    _tab_to(page, "clear")
+    page.keyboard.press("Enter")
+    expect(page.locator(".frame")).to_have_count(0)
+    expect(page.locator("#choose")).to_be_focused()
+    assert complaints == []
+
+
+def test_images_can_be_dropped(page: Page, frames: list[Path]) -> None:
+    content = list(frames[0].read_bytes())
+    transfer = page.evaluate_handle(
+        """(bytes) => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], "dropped.png", {type: "image/png"}));
+            return transfer;
+        }""",
+        content,
+    )
+    page.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
+    expect(page.locator(".vote")).to_have_count(1)
+    expect(page.locator("#curl")).to_contain_text("dropped.png")
+
+
+def test_a_file_that_is_no_image_is_explained_in_a_sentence(page: Page, tmp_path: Path, frames: list[Path]) -> None:
+    wrong = tmp_path / "notes.png"
+    wrong.write_text("no image", encoding="utf-8")
+    page.set_input_files("#files", [frames[0], wrong])
+    expect(page.get_by_role("alert")).to_contain_text("The tracklet, frame 1 is not a readable JPEG")
+    expect(page.locator("#confidence")).to_have_text("Nothing was read.")
+    page.set_input_files("#files", frames[:1])
+    expect(page.locator(".vote")).to_have_count(1)
+    expect(page.get_by_role("alert")).to_be_hidden()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_scrolls_in_one_direction_only(page: Page, frames: list[Path], scheme: str) -> None:
+    page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.set_input_files("#files", frames)
+    expect(page.locator(".vote")).to_have_count(3)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert background == ("rgb(15, 17, 23)" if scheme == "dark" else "rgb(245, 246, 250)")
+
+
+def test_the_reference_lists_every_operation(page: Page, server: Server, complaints: list[str]) -> None:
+    page.get_by_role("link", name="API").click()
+    expect(page.locator("article h2")).to_have_count(5)
+    expect(page.locator("article h2").first).to_have_text("POST/v1/recognize")
+    assert complaints == []
+
+
+def _own(url: str, server: Server) -> bool:
+    return url.startswith((server.url, "blob:", "data:"))
+
+
+def _tab_to(page: Page, name: str) -> None:
+    """Press Tab until the element of this id or label has the focus."""
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        focused = page.evaluate("[document.activeElement.id, document.activeElement.ariaLabel]")
+        if name in focused:
+            return
+    raise AssertionError(f"{name} cannot be reached with the Tab key")
