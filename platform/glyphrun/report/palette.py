@@ -34,10 +34,15 @@ class Mark:
 
 def family_marks(trials: Sequence[Mapping[str, Any]]) -> dict[str, Mark]:
     """A mark for each family, in order of first appearance; a seventh family shares the first one's."""
-    families = dict.fromkeys(str(trial.get("family") or "other") for trial in trials)
+    families = dict.fromkeys(family_of(trial) for trial in trials)
     marks = {}
     for index, family in enumerate(families):
         symbol, dash, path, svg_dash = _SHAPES[index % len(_SHAPES)]
         colour = f"var(--series-{index % len(_SHAPES) + 1})"
         marks[family] = Mark(family, colour, symbol, dash, path, svg_dash)
     return marks
+
+
+def family_of(trial: Mapping[str, Any]) -> str:
+    """The trial's family; trials without one make a family of their own."""
+    return str(trial.get("family") or "other")

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedErro
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
-from glyphrun.report import plots, tables
+from glyphrun.report import curves, errors, tables, tradeoff
 from glyphrun.report.palette import family_marks
 from glyphrun.report.tracklets import Example, cards
 from glyphrun.report.wording import duration, finite, milliseconds, moment, percent
@@ -76,18 +76,18 @@ def _page(results: Mapping[str, Any], examples: Sequence[Example]) -> dict[str, 
         "unscored": sum(finite((trial.get("val") or {}).get("exact")) is None for trial in results["trials"]),
         "families": list(family_marks(results["trials"]).values()),
         "figures": {
-            "scatter": plots.accuracy_against_latency(results),
-            "curve-exact": plots.learning_curves(results, "exact"),
-            "curve-loss": plots.learning_curves(results, "train_loss"),
-            "lengths": plots.exact_by_length(results),
-            "characters": plots.character_confusions(confusions),
+            "scatter": tradeoff.accuracy_against_latency(results),
+            "curve-exact": curves.learning_curves(results, "exact"),
+            "curve-loss": curves.learning_curves(results, "train_loss"),
+            "lengths": errors.exact_by_length(results),
+            "characters": errors.character_confusions(confusions),
         },
         "confusions": wrong[:15],
         "confusions_left": len(wrong[15:]),
         "cards": shown,
         "right": sum(card.right for card in shown),
         "provenance": tables.provenance(results),
-        "command": run.get("command") or f"glyphrun demo --seed {run.get('seed')}",
+        "command": run.get("command") or "glyphrun sweep EXPERIMENT.yaml DATASET --run-dir NEW_FOLDER",
     }
 
 
@@ -116,8 +116,6 @@ def _latency(winner: Mapping[str, Any] | None, results: Mapping[str, Any]) -> di
         "p50": milliseconds(p50),
         "p95": milliseconds(p95),
         "budget": f"{budget:g} ms",
-        "percentile": plots.latency_percentile(results),
-        "used": milliseconds(measured.get(plots.latency_percentile(results))),
         "within": bool((winner or {}).get("within_budget")),
         "p50_at": round(100 * p50 / axis, 2),
         "p95_at": round(100 * p95 / axis, 2),

@@ -82,7 +82,7 @@ class Confusion:
 LEADERBOARD_COLUMNS = (
     "Exact match",
     "CER",
-    "Latency p95",
+    "Latency p50",
     "Parameters",
     "GFLOPs",
     "Steps",
@@ -191,14 +191,14 @@ def _trial_row(trial: Mapping[str, Any], rank: int, winner: object) -> TrialRow:
     scored = bool(val)
     steps, max_steps = finite(trial.get("step")), finite(trial.get("max_steps"))
     over = scored and trial.get("within_budget") is False
-    p50 = f"p50 {milliseconds(latency.get('p50'))}" if latency else ""
+    p95 = f"p95 {milliseconds(latency.get('p95'))}" if latency else ""
     cells = (
         _score(val, "exact"),
         Cell(percent(val.get("cer")), key=finite(val.get("cer"))),
         Cell(
-            milliseconds(latency.get("p95")),
-            p50,
-            finite(latency.get("p95")),
+            milliseconds(latency.get("p50")),
+            p95,
+            finite(latency.get("p50")),
             warning="over budget" if over else "",
         ),
         Cell(magnitude(trial.get("parameters")), key=finite(trial.get("parameters"))),
