@@ -28,7 +28,8 @@ function fields(schema, schemas) {
   const resolved = schema.$ref ? schemas[typeOf(schema)] : schema;
   const required = resolved.required ?? [];
   return Object.entries(resolved.properties ?? {}).flatMap(([name, field]) => {
-    const nested = schemas[typeOf(field.items ?? field)];
+    const inner = field.items ?? field;
+    const nested = inner.properties ? inner : schemas[typeOf(inner)];
     const own = [name, typeOf(field), field.description ?? (required.includes(name) ? "" : "optional")];
     return [own, ...(nested ? fields(nested, schemas).map(([inner, ...rest]) => [`  ${name}.${inner}`, ...rest]) : [])];
   });
