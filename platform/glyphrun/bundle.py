@@ -102,7 +102,7 @@ def verify(folder: Path) -> None:
         lines = (folder / SUMS).read_text().splitlines()
     except OSError:
         raise BundleError(f"{folder} is no bundle: it has no {SUMS}") from None
-    listed = dict(reversed(line.split("  ", 1)) for line in lines if "  " in line)
+    listed: dict[str, str] = {file: digest for digest, _, file in (line.partition("  ") for line in lines) if file}
     for file in (WEIGHTS, MANIFEST):
         if file not in listed:
             raise BundleError(f"{folder / SUMS} does not list {file}: the bundle is incomplete, copy it again")

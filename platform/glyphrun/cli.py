@@ -93,12 +93,13 @@ def data_simulate(
 
     Example: [bold]glyphrun data simulate shirts --train 500[/]
     """
+    from glyphrun.cluster import ray_for_command
     from glyphrun.data.simulate import SimulatorSettings
     from glyphrun.data.stream import simulate_dataset
 
     rest = max(train // 8, 1)
     counts = {"train": train, "val": rest, "test": rest, "unseen": rest}
-    with plain_errors(), local_ray(), progress_bar("tracklets") as progress:
+    with plain_errors(), ray_for_command(), progress_bar("tracklets") as progress:
         card = simulate_dataset(out, SimulatorSettings(), counts, seed, progress=progress)
     console.print(f"{out}: " + ", ".join(f"{split} {count}" for split, count in card.counts.items()))
 
@@ -115,9 +116,10 @@ def data_import(
 
     Example: [bold]glyphrun data import table crops.zip crops[/]
     """
+    from glyphrun.cluster import ray_for_command
     from glyphrun.data.importers import import_dataset
 
-    with plain_errors(), local_ray(), progress_bar("rows") as progress:
+    with plain_errors(), ray_for_command(), progress_bar("rows") as progress:
         card = import_dataset(format, source, out, licence=licence, split=split, progress=progress)
     counts = ", ".join(f"{split} {count}" for split, count in card.counts.items())
     console.print(f"{out}: {counts}; {card.rejected} rejected")
@@ -169,6 +171,7 @@ def sweep(
 
     Example: [bold]glyphrun sweep experiments/demo.yaml shirts --run-dir runs/shirts[/]
     """
+    from glyphrun.cluster import ray_for_command
     from glyphrun.progress import show_stages
     from glyphrun.report.run import report_run
     from glyphrun.sweeps.experiment import load_experiment
@@ -177,7 +180,7 @@ def sweep(
     with plain_errors():
         declared = load_experiment(experiment)
         claim_run(run_dir.absolute(), declared)
-        with local_ray(), show_stages(console) as stages:
+        with ray_for_command(), show_stages(console) as stages:
             results = sweep_to_results(declared, dataset.absolute(), run_dir.absolute(), stages)
         console.print(results["selection"]["reason"])
         console.print(str(report_run(run_dir)), soft_wrap=True)
@@ -304,26 +307,16 @@ def serve(
     """
     import time
 
-    from glyphrun.registry import Registry
     from glyphrun_serve.app import ServeSettings, run
 
+    from glyphrun.registry import Registry
+
     with plain_errors():
-        with run(ServeSettings(bundle=Registry(registry.absolute()).resolve(model)), host=host, port=port) as server:
-            console.print(f"{server.url}/  (Ctrl-C stops)", soft_wrap=True)
-            try:
-                while True:
-                    time.sleep(1)
-            except KeyboardInterrupt:
-                console.print("Stopped.")
-
-
-@contextmanager
-def local_ray() -> Iterator[None]:
-    """A Ray for one command: the running cluster's if RAY_ADDRESS names one, else this machine's."""
-    import ray
-
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning", ignore_reinit_error=True)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+        bundle = Registry(registry.absolute()).resolve(model)
+    with plain_errors(), run(ServeSettings(bundle=bundle), host=host, port=port) as server:
+        console.print(f"{server.url}/  (Ctrl-C stops)", soft_wrap=True)
+        try:
+            while True:
+                time.sleep(1)
+        except KeyboardInterrupt:
+            console.print("Stopped.")

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import httpx
-import ray
 from rich.console import Console
 
+from glyphrun.cluster import ray_for_command
 from glyphrun.data.sample import CARD_FILE, iterate_samples
 from glyphrun.data.simulate import SimulatorSettings
 from glyphrun.data.stream import simulate_dataset
@@ -26,8 +22,6 @@ from glyphrun.report.run import report_run
 from glyphrun.sweeps.experiment import load_experiment
 from glyphrun.sweeps.run import claim_run, sweep_to_results
 from glyphrun.sweeps.trials import write_json
-
-OBJECT_STORE_BYTES = 1_500_000_000
 
 
 @dataclass(frozen=True)
@@ -50,9 +44,7 @@ def run_demo(size: Size, run_dir: Path, registry: Registry, console: Console, *,
     run_dir = run_dir.absolute()
     experiment = load_experiment(experiments_folder() / size.experiment)
     claim_run(run_dir, experiment)
-    # Tune's own handler would only ask the sweep to wind down; the demo ends at once and goes on later.
-    os.environ["TUNE_DISABLE_SIGNAL_HANDLER"] = "1"
-    with _local_ray(), show_stages(console) as stages:
+    with ray_for_command(), show_stages(console) as stages:
         dataset = run_dir / "data"
         _make_data(dataset, size, experiment.seed, stages)
         results = sweep_to_results(experiment, dataset, run_dir, stages)
@@ -67,28 +59,6 @@ def run_demo(size: Size, run_dir: Path, registry: Registry, console: Console, *,
 def experiments_folder() -> Path:
     """Where the experiments of this repository are."""
     return Path(str(files("glyphrun"))).parents[1] / "experiments"
-
-
-@contextmanager
-def _local_ray() -> Iterator[None]:
-    """A Ray of this machine's cores that ends with the demo, also on SIGTERM."""
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    ray.init(
-        num_cpus=max(len(os.sched_getaffinity(0)), 2),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="warning",
-        object_store_memory=OBJECT_STORE_BYTES,
-    )
-    try:
-        yield
-    finally:
-        ray.shutdown()
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _make_data(dataset: Path, size: Size, seed: int, stages: Stages) -> None:
@@ -139,7 +109,7 @@ def _serve(
         answer = httpx.post(f"{server.url}/v1/recognize", files=upload, timeout=60, trust_env=False)
         answer.raise_for_status()
     reading = answer.json()
-    stages.progress.stop()
+    stages.progress.stop()  # the bars are done; what follows is for reading
     scores = results["splits"]
     chosen = next(trial for trial in results["trials"] if trial["id"] == results["winner"])
     console.print(f"\n[bold]Winner[/]  {chosen['id']} ({chosen['family']}), version {model.version} of {model.name}")

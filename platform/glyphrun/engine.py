@@ -115,7 +115,9 @@ class Engine:
             assert by_frame is not None
             voted = [vote(item, self.settings.vote_floor) for item in by_frame]
             return [self._prediction(n_best, ballots, stages) for n_best, ballots in voted]
-        ballots = [frame_ballots(item, self.settings.vote_floor) for item in by_frame] if by_frame else [[]] * len(found)
+        ballots = (
+            [frame_ballots(item, self.settings.vote_floor) for item in by_frame] if by_frame else [[]] * len(found)
+        )
         return [self._prediction(n_best, votes, stages) for n_best, votes in zip(found, ballots, strict=True)]
 
     def _hypotheses(self, memory: Memory) -> list[list[Hypothesis]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 40_000_000
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -70,7 +73,7 @@ def _one_of(names: tuple[str, ...]) -> str:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # noqa: BLE001 - a damaged EXIF block says nothing about the pixels, which are good
+    except Exception:
         return image
 
 
@@ -147,3 +150,19 @@ class ImageProcessor(BaseModel):
         mean = torch.tensor(self.mean, device=frames.device).view(3, 1, 1)
         std = torch.tensor(self.std, device=frames.device).view(3, 1, 1)
         return ((frames.float() / 255 - mean) / std).to(dtype or torch.float32)
+
+
+def read_frames(path: Path) -> list[bytes]:
+    """The encoded frames of an item on disk: a file is a still image, a folder a tracklet in order of file names.
+
+    Numbers in names count as numbers, so frame 10 follows frame 9. Raises ImageError for a folder without images.
+    """
+    if not path.is_dir():
+        return [path.read_bytes()]
+    files = [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES]
+    if not files:
+        raise ImageError(f"{path} holds no images: a tracklet's folder has files ending in {', '.join(SUFFIXES)}")
+    in_order = sorted(
+        files, key=lambda file: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)]
+    )
+    return [file.read_bytes() for file in in_order]

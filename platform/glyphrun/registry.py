@@ -54,7 +54,7 @@ class Registry:
             write_manifest(aside / "bundle", manifest.model_copy(update={"name": name, "version": version}))
             aside.rename(home / str(version))
             self._point(home, version)
-        return self._model(home)
+            return self._model(home)
 
     def resolve(self, name_or_path: str) -> Path:
         """The bundle folder behind a path, a name (its current version) or NAME@VERSION. Raises RegistryError."""

@@ -4,7 +4,6 @@ import json
 
 import pyarrow as pa
 import pytest
-
 from glyphrun.data.sample import (
     DatasetError,
     Sample,

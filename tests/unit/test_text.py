@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-
 from glyphrun.text import DIGITS, Codec, TextError, normalise
 
 

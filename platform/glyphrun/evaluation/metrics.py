@@ -67,8 +67,11 @@ def _ratio(above: np.ndarray, below: np.ndarray, resamples: int, seed: int) -> I
     count = len(above)
     drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples)  # (resamples, N): how often each is drawn
     values = _divide(drawn @ above, drawn @ below)
-    low, high = np.percentile(values[np.isfinite(values)], [2.5, 97.5]) if np.isfinite(values).any() else (np.inf,) * 2
-    return Interval(float(_divide(above.sum(), below.sum())), float(low), float(high))
+    value = float(_divide(above.sum(), below.sum()))
+    if not np.isfinite(value):
+        return Interval(value, value, value)
+    low, high = np.percentile(values[np.isfinite(values)], [2.5, 97.5])
+    return Interval(value, float(low), float(high))
 
 
 def _divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:

@@ -33,7 +33,9 @@ class EncoderSettings(BaseModel):
             if image % patch:
                 raise ValueError(f"the image's {side} {image} is not a multiple of the patch's {patch}")
             if self.stem == "convolution" and patch % 4:
-                raise ValueError(f"a convolutional stem shrinks by 4, and the patch's {side} {patch} is no multiple of it")
+                raise ValueError(
+                    f"a convolutional stem shrinks by 4, and the patch's {side} {patch} is no multiple of it"
+                )
         return self
 
 
@@ -79,7 +81,7 @@ class FrameEncoder(VisionTransformer):
     def __init__(self, settings: EncoderSettings) -> None:
         super().__init__(
             img_size=settings.image,
-            patch_size=settings.patch,  # type: ignore[arg-type]  # timm's annotation lacks the pair that it accepts
+            patch_size=settings.patch,
             embed_dim=settings.width,
             depth=settings.depth,
             num_heads=settings.heads,

@@ -36,7 +36,7 @@ class TemporalFusion(nn.Module):
 
     def forward(self, frame_tokens: Tensor, frame_mask: Tensor) -> Memory:
         """frame_tokens: (N, S, D) of the existing frames; frame_mask: (B, T) bool."""
-        items, frames = frame_mask.shape
+        frames = frame_mask.shape[1]
         if self.kind == "none" or frames == 1:
             alone = frame_mask.new_ones(len(frame_tokens), 1)
             return Memory(frame_tokens, None, frame_tokens, alone if self.kind == "none" else frame_mask)

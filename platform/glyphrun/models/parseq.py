@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -55,9 +55,13 @@ class Decoder(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
 
+    def stack(self) -> list[DecoderLayer]:
+        """The layers in order."""
+        return [cast(DecoderLayer, layer) for layer in self.layers]
+
     def memory_keys_values(self, memory: Memory) -> list[KeyValue]:
         """Cross-attention keys and values of every layer, computed once for any number of passes."""
-        return [layer.cross_attn.keys_values(memory.tokens) for layer in self.layers]
+        return [layer.cross_attn.keys_values(memory.tokens) for layer in self.stack()]
 
     def forward(
         self,
@@ -69,10 +73,10 @@ class Decoder(nn.Module):
         query_mask: Tensor | None,
     ) -> Tensor:
         """query: (B, Q, D), content: (B, L, D), masks bool with True = seen → (B, Q, D)."""
-        for number, (layer, keys_values) in enumerate(zip(self.layers, memory, strict=True), start=1):
+        for number, (layer, keys_values) in enumerate(zip(self.stack(), memory, strict=True), start=1):
             seen = layer.content_keys_values(content)
             query = layer.query_stream(query, seen, keys_values, query_mask, memory_mask)
-            if number < len(self.layers):
+            if number < len(memory):
                 content = layer.content_stream(content, seen, keys_values, content_mask, memory_mask)
         return self.norm(query)
 
@@ -107,6 +111,7 @@ class PARSeq(Recognizer):
     """
 
     end = 0
+    settings: PARSeqSettings
 
     def __init__(self, settings: PARSeqSettings, characters: int, max_length: int) -> None:
         super().__init__()
@@ -182,7 +187,7 @@ class PARSeq(Recognizer):
         query = self.pos_queries[:, state.position : state.position + 1].expand(len(tokens), -1, -1)
         memory_mask = _over_heads(state.memory_mask)
         caches: list[KeyValue] = []
-        for number, (layer, memory) in enumerate(zip(self.decoder.layers, state.memory, strict=True)):
+        for number, (layer, memory) in enumerate(zip(self.decoder.stack(), state.memory, strict=True)):
             cache = layer.content_keys_values(content)
             if state.content:
                 past = state.content[number]

@@ -14,10 +14,10 @@ def sample_orders(characters: int, count: int) -> Tensor:
 
     Positions are 0 for begin, 1..characters, characters + 1 for end. The first order is left to right. Orders come in
     mirrored pairs; the mirror of the first predicts end first, from an empty context, as non-autoregressive decoding
-    does. One character has one order only, and labels of up to four characters draw from all of them without repeats.
+    does. One character has one order only, a count of one means left to right, and labels of up to four characters draw from all of them without repeats.
     Randomness comes from torch's global generator, as dropout's does.
     """
-    if characters <= 1:
+    if characters <= 1 or count == 1:
         return torch.arange(characters + 2).unsqueeze(0)
     pairs = min(max(count // 2, 1), math.factorial(characters) // 2)
     forward = torch.arange(characters)

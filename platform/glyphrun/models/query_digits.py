@@ -61,6 +61,8 @@ class QueryDigits(Recognizer):
     Token ids are those of the charset 0123456789: digit d is token d + 1.
     """
 
+    settings: QueryDigitsSettings
+
     def __init__(self, settings: QueryDigitsSettings) -> None:
         super().__init__()
         width = settings.encoder.width
@@ -127,7 +129,10 @@ class QueryDigits(Recognizer):
         scores, places = torch.cat([short, two.flatten(1)], dim=1).topk(min(n, 1 + DIGITS + DIGITS**2), dim=1)
         token_scores = [lengths.tolist(), first.tolist(), second.tolist()]
         return [
-            [_hypothesis(place, score, *(table[item] for table in token_scores)) for score, place in zip(row, at)]
+            [
+                _hypothesis(place, score, *(table[item] for table in token_scores))
+                for score, place in zip(row, at, strict=True)
+            ]
             for item, (row, at) in enumerate(zip(scores.tolist(), places.tolist(), strict=True))
         ]
 

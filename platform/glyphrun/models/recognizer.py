@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 
@@ -56,8 +57,9 @@ class TokenHypothesis:
 
 
 class Recognizer(nn.Module):
-    """Frames in, distributions over token ids out."""
+    """Frames in, distributions over token ids out. settings fix its shape and travel with its weights."""
 
+    settings: BaseModel
     reads_frames_together: bool
     """True if one reading comes out of all frames of an item; False if every frame is read alone and then votes."""
 

@@ -57,7 +57,7 @@ def conclude(
     progress(f"latency of {len(engines)} trials")
     items = _timed_items(dataset, experiment.budget.frames)
     latencies = measure_latency(engines, items, repeats=LATENCY_REPEATS, threads=experiment.cpus_per_trial)
-    costs = {
+    costs: dict[str, dict[str, Any]] = {
         record.trial.id: {
             "parameters": count_parameters(engine),
             "gflops": count_gflops(engine, experiment.budget.frames),

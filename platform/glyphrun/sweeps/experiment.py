@@ -126,7 +126,8 @@ def load_experiment(path: Path) -> Experiment:
     try:
         return Experiment.model_validate(_load(path, ()))
     except ValidationError as error:
-        first = error.errors()[0]
+        # A space that fails as one kind of range is reported for each kind; what a validator of ours says is the sentence.
+        first = next((one for one in error.errors() if one["type"] == "value_error"), error.errors()[0])
         place = ".".join(map(str, first["loc"])) or "the file"
         if first["type"] == "extra_forbidden":
             key, near = str(first["loc"][-1]), get_close_matches(str(first["loc"][-1]), _known_keys(), n=1, cutoff=0.5)

@@ -97,7 +97,8 @@ def run_sweep(
             verbose=0,
         ),
     )
-    for result in tuner.fit():
+    grid = tuner.fit()
+    for result in (grid[number] for number in range(len(grid))):
         if result.error is not None and result.config is not None:
             folder = trial_folder(run_dir, Trial.model_validate(result.config["trial"]))
             write_outcome(folder, Outcome("failed", str(result.error).strip().splitlines()[-1]))
@@ -110,9 +111,12 @@ def _train_trial(
     """One trial in a process of its own."""
     trial = Trial.model_validate(config["trial"])
     folder = trial_folder(run_dir, trial)
-    if read_outcome(folder) is not None:
-        for report in read_reports(folder):
-            tune.report(_metrics(report))
+    outcome = read_outcome(folder)
+    if outcome is not None:
+        for earlier in read_reports(folder):
+            tune.report(_metrics(earlier))
+        if outcome.status == "failed":
+            raise RuntimeError(outcome.reason)
         return
     torch.set_num_threads(max(int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)), 1))
     torch.manual_seed(trial.train.seed)
@@ -128,7 +132,7 @@ def _train_trial(
             tune.report(_metrics(asdict(report)))
     except TrainingDiverged as error:
         write_outcome(folder, Outcome("failed", str(error)))
-        return
+        raise
     write_outcome(folder, Outcome("finished"))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -42,8 +43,9 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
     for file in aside.iterdir():
         _flush(file)
     previous = _previous(folder)
-    shutil.rmtree(previous, ignore_errors=True)
+    # Without the folder, an earlier process was killed between the two moves, and the previous one is all there is.
     if folder.exists():
+        shutil.rmtree(previous, ignore_errors=True)
         os.replace(folder, previous)
     os.replace(aside, folder)
     shutil.rmtree(previous, ignore_errors=True)
@@ -75,7 +77,7 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
     try:
         model.load_state_dict(load_file(found / "weights.safetensors", device=str(device)))
         stored = json.loads((found / "state.json").read_text())
-    except (RuntimeError, OSError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{found} does not fit this recognizer or is damaged: {error}") from error
     if optimizer is not None:
         entries: dict[int, dict[str, Any]] = {}

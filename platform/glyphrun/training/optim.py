@@ -13,7 +13,8 @@ Schedule = Literal["cosine", "one-cycle"]
 
 def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
     """AdamW (arXiv 1711.05101); biases, norms, embeddings and queries are not decayed."""
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         matrix = parameter.ndim >= 2 and not name.endswith(("pos_embed", "queries", "query", "embedding.weight"))
         (decayed if matrix else free).append(parameter)

@@ -1,0 +1,123 @@
+"""The demo as a newcomer runs it, at small size: all five stages, again for nothing, and broken off in the middle."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+GLYPHRUN = str(Path(sys.executable).parent / "glyphrun")
+ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+
+
+def demo(folder: Path) -> list[str]:
+    return [GLYPHRUN, "demo", "--smoke", "--run-dir", str(folder / "run"), "--registry", str(folder / "registry")]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    done = subprocess.run(demo(folder), capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def glyphrun(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([GLYPHRUN, *arguments], capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+
+
+@pytest.mark.slow
+def test_five_stages_end_in_an_answer_over_http(finished):
+    folder, said = finished
+    for stage in ("data", "sweep", "select", "report", "promote", "serve"):
+        assert f"\n{stage}: " in f"\n{said}"
+    results = json.loads((folder / "run/results.json").read_text())
+    assert len(results["trials"]) == 3
+    assert 0 <= results["splits"]["test"]["exact"] <= 1
+    assert results["splits"]["unseen"]["n"] == 40
+    for split in ("val", "test", "unseen"):
+        assert f"{results['splits'][split]['exact']:.3f}" in said
+    assert "POST /v1/recognize" in said and "http://127.0.0.1:" in said
+    assert (folder / "run/report.html").stat().st_size < 6_000_000
+    assert sum(line.startswith("  glyphrun ") for line in said.splitlines()) == 3
+
+
+@pytest.mark.slow
+def test_its_data_set_is_sound_and_its_model_answers_on_the_command_line(finished, tmp_path):
+    folder, _ = finished
+    checked = glyphrun("data", "check", str(folder / "run/data"))
+    assert checked.returncode == 0, checked.stdout
+    shown = glyphrun("data", "show", str(folder / "run/data"), "--out", str(tmp_path / "sheet.png"))
+    assert shown.returncode == 0 and (tmp_path / "sheet.png").stat().st_size > 10_000
+    registry = ["--registry", str(folder / "registry")]
+    scored = glyphrun(
+        "evaluate", "shirt-numbers-smoke", str(folder / "run/data"), "--split", "unseen", "--json", *registry
+    )
+    scores = json.loads(scored.stdout)
+    assert {"n", "exact", "exact_ci", "cer", "wer", "ms_per_sample", "samples_per_s"} <= scores.keys()
+    results = json.loads((folder / "run/results.json").read_text())
+    assert scores["exact"] == results["splits"]["unseen"]["exact"]
+    from glyphrun.data.sample import iterate_samples
+
+    sample = next(iterate_samples(folder / "run/data", "test"))
+    tracklet = tmp_path / "tracklet"
+    tracklet.mkdir()
+    for number, frame in enumerate(sample.frames):
+        (tracklet / f"{number}.jpg").write_bytes(frame)
+    read = glyphrun("recognize", str(tracklet), "--model", "shirt-numbers-smoke", "--json", *registry)
+    answer = json.loads(read.stdout)
+    assert len(answer["votes"]) == len(sample.frames)
+    listed = glyphrun("models", *registry)
+    assert "shirt-numbers-smoke" in listed.stdout
+
+
+@pytest.mark.slow
+def test_again_it_only_serves_and_promotes_no_second_version(finished):
+    folder, _ = finished
+    again = subprocess.run(demo(folder), capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+    assert again.returncode == 0, again.stderr
+    assert "sweep: done before" in again.stdout
+    assert [path.name for path in (folder / "registry/shirt-numbers-smoke").iterdir() if path.name.isdigit()] == ["1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_broken_off_it_leaves_no_process_and_goes_on(tmp_path, stop):
+    process = subprocess.Popen(
+        demo(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "run").glob("trials/*/checkpoint/state.json")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) > 3
+    process.send_signal(stop)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "goes on from here" in errors
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive, [child.cmdline() for child in alive]
+    before = (tmp_path / "run/data/dataset.json").stat().st_mtime_ns
+    again = subprocess.run(demo(tmp_path), capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+    assert again.returncode == 0, again.stderr
+    assert "data: done before" in again.stdout
+    assert (tmp_path / "run/data/dataset.json").stat().st_mtime_ns == before
+
+
+def test_errors_are_one_sentence_and_exit_code_1(tmp_path):
+    for arguments, said in (
+        (["evaluate", "nobody", str(tmp_path), "--registry", str(tmp_path)], "neither a bundle's folder nor a model"),
+        (["data", "check", str(tmp_path / "none")], "does not exist"),
+        (["recognize", str(tmp_path), "--model", "nobody", "--registry", str(tmp_path)], "holds no images"),
+        (["report", str(tmp_path)], "no results.json"),
+    ):
+        failed = glyphrun(*arguments)
+        assert failed.returncode == 1, (arguments, failed.stdout)
+        assert said in failed.stderr + failed.stdout
+        assert "Traceback" not in failed.stderr

@@ -1,0 +1,163 @@
+"""A sweep under a real Ray: what it keeps, what it refuses, and what a killed one goes on with."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import ray
+from glyphrun.bundle import load_engine
+from glyphrun.data.batches import load_split
+from glyphrun.data.simulate import SimulatorSettings
+from glyphrun.data.stream import simulate_dataset
+from glyphrun.evaluation.evaluate import evaluate
+from glyphrun.progress import show_stages
+from glyphrun.report.run import report_run
+from glyphrun.sweeps.experiment import Experiment, ExperimentError, plan_trials
+from glyphrun.sweeps.run import claim_run, sweep_to_results
+from glyphrun.sweeps.trials import read_outcome, read_reports, trial_folder
+from rich.console import Console
+
+COUNTS = {"train": 96, "val": 24, "test": 16, "unseen": 16}
+TINY = {"encoder": {"width": 16, "heads": 2}, "decoder_heads": 2}
+
+
+def declare(**changes) -> Experiment:
+    return Experiment.model_validate(
+        {
+            "name": "tiny",
+            "trials": 3,
+            "train": {"steps": 30, "batch_size": 8, "evaluate_every": 10, "checkpoint_every": 5, "warmup": 2},
+            "scheduler": {"grace_steps": 10, "reduction": 3},
+            "budget": {"latency_ms": 1000, "frames": 4},
+            "candidates": [
+                {"family": "digits", "recognizer": "query-digits-nano", "changes": TINY},
+                {
+                    "family": "diverges",
+                    "recognizer": "parseq-nano",
+                    "changes": TINY,
+                    "train": {"learning_rate": 1e30, "clip": 1e30},
+                },
+                {"family": "votes", "recognizer": "parseq-nano", "changes": {**TINY, "fusion": "none"}},
+            ],
+            **changes,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def local_ray():
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def dataset(local_ray, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep") / "data"
+    simulate_dataset(folder, SimulatorSettings(), COUNTS, seed=5)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(dataset, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    claim_run(folder, declare())
+    with show_stages(Console(quiet=True)) as stages:
+        results = sweep_to_results(declare(), dataset, folder, stages)
+    return folder, results
+
+
+def test_the_winner_is_among_the_trials_and_within_the_budget(run):
+    _, results = run
+    chosen = next(trial for trial in results["trials"] if trial["id"] == results["winner"])
+    assert chosen["within_budget"]
+    assert chosen["val"]["exact"] == max(trial["val"]["exact"] for trial in results["trials"] if trial["val"])
+
+
+def test_a_trial_that_diverged_has_its_reason_and_does_not_end_the_sweep(run):
+    _, results = run
+    diverged = next(trial for trial in results["trials"] if trial["family"] == "diverges")
+    assert diverged["status"] == "failed"
+    assert "lower the learning rate" in diverged["reason"]
+    assert [trial["status"] for trial in results["trials"] if trial is not diverged].count("failed") == 0
+
+
+def test_curves_stand_at_the_declared_steps(run):
+    _, results = run
+    for trial in results["trials"]:
+        if trial["status"] == "finished":
+            assert [point["step"] for point in trial["curve"]] == [10, 20, 30]
+
+
+def test_held_out_splits_are_scored_for_the_winner_and_the_bundle_gives_the_same(run, dataset):
+    folder, results = run
+    assert list(results["splits"]) == ["val", "test", "unseen"]
+    engine = load_engine(folder / "bundle")
+    again = evaluate(engine, load_split(dataset, "test", engine.processor)).to_json()
+    assert {key: again[key] for key in ("n", "exact", "cer")} == {
+        key: results["splits"]["test"][key] for key in ("n", "exact", "cer")
+    }
+    assert results["run"]["dataset"]["counts"] == COUNTS
+
+
+def test_the_report_shows_every_trial(run):
+    folder, results = run
+    page = report_run(folder).read_text("utf-8")
+    assert all(trial["id"] in page for trial in results["trials"])
+
+
+def test_a_finished_run_is_not_done_again_and_takes_no_other_experiment(run, dataset):
+    folder, results = run
+    before = (folder / "results.json").stat().st_mtime_ns
+    with show_stages(Console(quiet=True)) as stages:
+        assert sweep_to_results(declare(), dataset, folder, stages) == results
+    assert (folder / "results.json").stat().st_mtime_ns == before
+    with pytest.raises(ExperimentError, match="another experiment"):
+        claim_run(folder, declare(seed=9))
+
+
+SWEEP = """
+import sys
+from pathlib import Path
+import ray
+from rich.console import Console
+sys.path.insert(0, {tests!r})
+from test_sweep import declare
+from glyphrun.progress import show_stages
+from glyphrun.sweeps.run import sweep_to_results
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
+with show_stages(Console(quiet=True)) as stages:
+    sweep_to_results(declare(train={train!r}), Path({dataset!r}), Path({run!r}), stages)
+"""
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_driver_is_killed_goes_on_and_loses_no_report(dataset, tmp_path):
+    train = {"steps": 400, "batch_size": 8, "evaluate_every": 20, "checkpoint_every": 5, "warmup": 2}
+    script = SWEEP.format(tests=str(Path(__file__).parent), train=train, dataset=str(dataset), run=str(tmp_path))
+    trials = plan_trials(declare(train=train))
+    folder = trial_folder(tmp_path, trials[0])
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    process = subprocess.Popen([sys.executable, "-c", script], env=environment)
+    deadline = time.monotonic() + 120
+    while len(read_reports(folder)) < 2 and read_outcome(folder) is None:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "results.json").exists()
+    time.sleep(3)  # Ray's reaper ends the workers of a driver that was killed
+    known = read_reports(folder)
+    assert len(known) >= 1
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment, timeout=300)
+    after = read_reports(folder)
+    assert after[: len(known)] == known
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {trial["status"] for trial in results["trials"]} <= {"finished", "stopped", "failed"}
+    shutil.rmtree(tmp_path / "tune")
