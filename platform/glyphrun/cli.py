@@ -285,7 +285,10 @@ def models(registry: RegistryOption = REGISTRY) -> None:
     from glyphrun.registry import Registry
 
     with plain_errors():
-        table = Table("name", "version", "recognizer", "exact on test", "folder")
+        table = Table()
+        for column in ("name", "version", "recognizer", "exact on test"):
+            table.add_column(column, no_wrap=True)
+        table.add_column("folder", overflow="fold")
         for model in Registry(registry).models():
             manifest = read_manifest(model.path)
             scores = manifest.metrics.get("test") or manifest.metrics.get("val")
@@ -305,18 +308,15 @@ def serve(
 
     Example: [bold]glyphrun serve shirt-numbers[/]
     """
-    import time
 
     from glyphrun_serve.app import ServeSettings, run
 
+    from glyphrun.cluster import wait_for_interrupt
     from glyphrun.registry import Registry
 
     with plain_errors():
         bundle = Registry(registry.absolute()).resolve(model)
     with plain_errors(), run(ServeSettings(bundle=bundle), host=host, port=port) as server:
         console.print(f"{server.url}/  (Ctrl-C stops)", soft_wrap=True)
-        try:
-            while True:
-                time.sleep(1)
-        except KeyboardInterrupt:
-            console.print("Stopped.")
+        wait_for_interrupt()
+    console.print("Stopped.")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
+import shutil
+import sys
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import httpx
 from rich.console import Console
 
-from glyphrun.cluster import ray_for_command
+from glyphrun.cluster import interruptible, ray_for_command, wait_for_interrupt
 from glyphrun.data.sample import CARD_FILE, iterate_samples
 from glyphrun.data.simulate import SimulatorSettings
 from glyphrun.data.stream import simulate_dataset
@@ -44,13 +45,15 @@ def run_demo(size: Size, run_dir: Path, registry: Registry, console: Console, *,
     run_dir = run_dir.absolute()
     experiment = load_experiment(experiments_folder() / size.experiment)
     claim_run(run_dir, experiment)
-    with ray_for_command(), show_stages(console) as stages:
-        dataset = run_dir / "data"
-        _make_data(dataset, size, experiment.seed, stages)
-        results = sweep_to_results(experiment, dataset, run_dir, stages)
+    with interruptible(), show_stages(console) as stages:
+        with ray_for_command():
+            dataset = run_dir / "data"
+            _make_data(dataset, size, experiment.seed, stages)
+            results = sweep_to_results(experiment, dataset, run_dir, stages)
         report = run_dir / "report.html"
-        with stages.stage("report", total=1, skip=report.exists()):
-            if not report.exists():
+        done = report.exists()
+        with stages.stage("report", total=1, skip=done):
+            if not done:
                 report_run(run_dir)
         model = _promote(run_dir, registry, results, stages)
         _serve(model, dataset, report, results, stages, console, port=port, keep_serving=keep_serving)
@@ -128,21 +131,26 @@ def _serve(
     console.print(f"Page    {server.url}/", soft_wrap=True)
     console.print(f"Report  {report}", soft_wrap=True)
     console.print("\nTry next:")
+    program = _program()
     for command in (
-        f"glyphrun data show {_short(dataset)} --out tracklets.png",
-        f"glyphrun evaluate {model.name} {_short(dataset)} --split unseen --json",
-        f"glyphrun serve {model.name}",
+        f"{program} data show {_short(dataset)} --out tracklets.png",
+        f"{program} evaluate {model.name} {_short(dataset)} --split unseen --json",
+        f"{program} serve {model.name}",
     ):
         console.print(f"  {command}", soft_wrap=True, highlight=False)
     try:
         if keep_serving:
             console.print("\nServing until Ctrl-C.")
-            while True:
-                time.sleep(1)
-    except KeyboardInterrupt:
-        console.print("Stopped.")
+            wait_for_interrupt()
+            console.print("Stopped.")
     finally:
         server.stop()
+
+
+def _program() -> str:
+    """How to call glyphrun from here: by name where that finds this one, else by its path."""
+    this = Path(sys.argv[0]).absolute()
+    return "glyphrun" if shutil.which("glyphrun") == str(this) else str(_short(this))
 
 
 def _short(path: Path) -> Path:

@@ -54,9 +54,10 @@ class Server:
     owns_ray: bool
 
     def stop(self) -> None:
-        serve.shutdown()
         if self.owns_ray:
-            ray.shutdown()
+            ray.shutdown()  # takes Serve's processes with it
+        else:
+            serve.shutdown()
 
     def __enter__(self) -> Self:
         return self
@@ -121,6 +122,7 @@ def run(settings: ServeSettings, *, host: str = "127.0.0.1", port: int = 8000) -
         if owns_ray:
             ray.shutdown()
         raise ServeError("Serve already runs on this Ray, on a port of its own; stop it with `serve shutdown` first.")
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
     try:
         deadline = settings.limits.answer_s + GRACE_S
