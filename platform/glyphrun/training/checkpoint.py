@@ -77,17 +77,17 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
     try:
         model.load_state_dict(load_file(found / "weights.safetensors", device=str(device)))
         stored = json.loads((found / "state.json").read_text())
+        if optimizer is not None:
+            entries: dict[int, dict[str, Any]] = {}
+            tensors = load_file(found / "optimizer.safetensors", device=str(device))
+            for key, value in [*tensors.items(), *stored["scalars"].items()]:
+                number, name = key.split(".", 1)
+                entries.setdefault(int(number), {})[name] = value
+            fresh = optimizer.state_dict()["param_groups"]
+            groups = [{**old, "params": new["params"]} for old, new in zip(stored["groups"], fresh, strict=True)]
+            optimizer.load_state_dict({"state": entries, "param_groups": groups})
     except (RuntimeError, OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{found} does not fit this recognizer or is damaged: {error}") from error
-    if optimizer is not None:
-        entries: dict[int, dict[str, Any]] = {}
-        tensors = load_file(found / "optimizer.safetensors", device=str(device))
-        for key, value in [*tensors.items(), *stored["scalars"].items()]:
-            number, name = key.split(".", 1)
-            entries.setdefault(int(number), {})[name] = value
-        fresh = optimizer.state_dict()["param_groups"]
-        groups = [{**old, "params": new["params"]} for old, new in zip(stored["groups"], fresh, strict=True)]
-        optimizer.load_state_dict({"state": entries, "param_groups": groups})
     progress: dict[str, Any] = stored["progress"]
     return progress
 
