@@ -15,6 +15,8 @@ from statistics import median
 from time import perf_counter
 
 import torch
+from torch import Tensor
+
 from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.device import default_device, default_precision
 from glyphrun.engine import Engine
@@ -22,7 +24,6 @@ from glyphrun.images import ImageProcessor
 from glyphrun.models.parseq import PARSeq
 from glyphrun.models.zoo import build, recognizer_settings
 from glyphrun.text import DIGITS, Codec
-from torch import Tensor
 
 ENCODER_FLOPS = 2 * 0.757e9  # an image: two for each multiply-add of the encoder
 

@@ -14,6 +14,7 @@ from time import perf_counter
 
 import numpy as np
 import torch
+
 from glyphrun.engine import Engine, Prediction
 from glyphrun.images import ImageProcessor, encode_image
 from glyphrun.models.zoo import build, recognizer_settings

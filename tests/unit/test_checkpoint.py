@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+
 from glyphrun.models.encoder import EncoderSettings
 from glyphrun.models.parseq import PARSeq, PARSeqSettings
 from glyphrun.training.checkpoint import (
@@ -20,7 +22,6 @@ from glyphrun.training.checkpoint import (
     save_checkpoint,
 )
 from glyphrun.training.optim import make_optimizer
-from torch import nn
 
 TOUCHES_FILES = {"open", "os.mkdir", "os.remove", "os.rename", "os.rmdir"}
 

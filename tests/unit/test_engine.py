@@ -6,6 +6,7 @@ from math import exp
 import numpy as np
 import pytest
 import torch
+
 from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.engine import Engine, Prediction, pad_frames
 from glyphrun.images import ImageError, ImageProcessor, encode_image

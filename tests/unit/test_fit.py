@@ -11,6 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
 from glyphrun.data.batches import FrameArrays
 from glyphrun.engine import Engine
 from glyphrun.evaluation.evaluate import Scores, evaluate
@@ -21,9 +25,6 @@ from glyphrun.text import DIGITS, Codec
 from glyphrun.training.checkpoint import CheckpointError, read_progress
 from glyphrun.training.fit import Report, TrainingDiverged, TrainSettings, fit
 from glyphrun.training.optim import learning_rate_at
-from safetensors.torch import load_file
-from torch import Tensor
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 CPU = torch.device("cpu")
 CODEC = Codec(DIGITS, 2)

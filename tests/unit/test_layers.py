@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+
 from glyphrun.models.encoder import EncoderSettings, FrameEncoder
 from glyphrun.models.fusion import TemporalFusion, place_frames
 from glyphrun.models.layers import Attention, DecoderLayer
 from glyphrun.models.parseq import PARSeq, PARSeqSettings
-from torch import nn
 
 ENCODER = EncoderSettings(image=(16, 24), patch=(8, 8), width=16, depth=1, heads=2)
 

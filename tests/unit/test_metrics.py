@@ -4,6 +4,7 @@ from math import inf
 
 import numpy as np
 import pytest
+
 from glyphrun.evaluation.evaluate import score
 from glyphrun.evaluation.metrics import character_error_rate, count_errors, exact_match, word_error_rate
 

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
 from glyphrun.decoding.search import search
 from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.models.encoder import EncoderSettings
@@ -15,8 +18,6 @@ from glyphrun.models.permutations import order_masks
 from glyphrun.models.recognizer import Memory
 from glyphrun.models.zoo import build, recognizer_settings
 from glyphrun.text import Codec
-from safetensors.torch import load_file
-from torch import Tensor
 
 TOLERANCE = {"atol": 1e-4, "rtol": 0.0}
 TOYS = ["toy94", "toy10"]

@@ -4,6 +4,7 @@ from math import factorial
 
 import pytest
 import torch
+
 from glyphrun.models.permutations import order_masks, sample_orders
 
 

@@ -5,12 +5,13 @@ from math import log
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional as F
+
 from glyphrun.models.encoder import EncoderSettings
 from glyphrun.models.query_digits import QueryDigits, QueryDigitsSettings
 from glyphrun.models.recognizer import Memory
 from glyphrun.text import DIGITS, Codec
-from torch import Tensor
-from torch.nn import functional as F
 
 
 def query_digits(fusion: str = "attention", seed: int = 0) -> QueryDigits:

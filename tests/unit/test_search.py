@@ -4,13 +4,14 @@ from itertools import product
 
 import pytest
 import torch
+from torch import Tensor
+
 from glyphrun.decoding.search import beam, greedy, search
 from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.models.encoder import EncoderSettings
 from glyphrun.models.parseq import PARSeq, PARSeqSettings
 from glyphrun.models.query_digits import QueryDigits, QueryDigitsSettings
 from glyphrun.models.recognizer import Memory
-from torch import Tensor
 
 ENCODER = EncoderSettings(image=(16, 16), patch=(8, 8), width=16, depth=1, heads=2)
 

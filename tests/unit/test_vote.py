@@ -4,6 +4,7 @@ from itertools import permutations
 from math import exp, log
 
 import pytest
+
 from glyphrun.decoding.vote import Ballot, Hypothesis, vote
 
 

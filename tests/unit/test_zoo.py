@@ -4,9 +4,10 @@ import json
 
 import pytest
 import torch
+from pydantic import ValidationError
+
 from glyphrun.models.zoo import ZOO, build, parse_settings, recognizer_settings
 from glyphrun.text import DIGITS, Codec
-from pydantic import ValidationError
 
 
 @pytest.mark.parametrize("name", [name for name in ZOO if "nano" in name])
