@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from glyphrun.data.digits import digit_pools, mnist_digits
 from glyphrun.data.shards import write_samples
 from glyphrun.data.simulate import SimulatorSettings, plan_tracklets, render_plan

@@ -309,10 +309,9 @@ def serve(
     Example: [bold]glyphrun serve shirt-numbers[/]
     """
 
-    from glyphrun_serve.app import ServeSettings, run
-
     from glyphrun.cluster import wait_for_interrupt
     from glyphrun.registry import Registry
+    from glyphrun_serve.app import ServeSettings, run
 
     with plain_errors():
         bundle = Registry(registry.absolute()).resolve(model)

@@ -6,6 +6,7 @@ is served.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import exp
@@ -18,7 +19,7 @@ from torch import Tensor
 from glyphrun.decoding.search import search
 from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.decoding.vote import Ballot, Hypothesis, frame_ballots, vote
-from glyphrun.device import Precision, autocast, default_device, default_precision
+from glyphrun.device import Precision, default_device, default_precision
 from glyphrun.images import ImageProcessor, decode_image
 from glyphrun.models.recognizer import Memory, Recognizer, TokenHypothesis
 from glyphrun.text import Codec
@@ -58,7 +59,11 @@ class Engine:
     ) -> None:
         self.device = device or default_device()
         self.precision: Precision = precision or default_precision(self.device)
-        self.recognizer = recognizer.to(self.device).eval()
+        recognizer = recognizer.to(self.device)
+        if self.precision != "float32":
+            # A copy: weights in half the bytes read a third faster than autocast, and training keeps its own.
+            recognizer = copy.deepcopy(recognizer).to(getattr(torch, self.precision))
+        self.recognizer = recognizer.eval()
         self.codec = codec
         self.processor = processor
         self.settings = settings or DecodeSettings()
@@ -74,10 +79,9 @@ class Engine:
         if not items:
             return []
         started = perf_counter()
-        prepared = [
-            self.prepare(frames, name=names[number] if names else f"item {number}")
-            for number, frames in enumerate(items)
-        ]
+        labels = names or [f"item {number}" for number in range(len(items))]
+        # One thread: small images spend their time under the interpreter's lock, and more threads only fight for it.
+        prepared = [self.prepare(frames, name=label) for frames, label in zip(items, labels, strict=True)]
         return self.read_prepared(prepared, explain=explain, timings={"decode": _milliseconds(started)})
 
     def prepare(self, frames: Sequence[bytes], *, name: str) -> np.ndarray:
@@ -101,13 +105,13 @@ class Engine:
         """frames: (B, T, 3, H, W) uint8; frame_mask: (B, T) bool, True where a frame exists."""
         started = perf_counter()
         frame_mask = frame_mask.to(self.device)
-        with autocast(self.device, self.precision):
-            memory = self.recognizer.encode(self.processor.normalise(frames.to(self.device)), frame_mask)
-            encoded = perf_counter()
-            found = self._hypotheses(memory)
-            alone = found if not self.recognizer.reads_frames_together else None
-            if explain and alone is None:
-                alone = self._hypotheses(self.recognizer.split_frames(memory))
+        pixels = self.processor.normalise(frames.to(self.device), getattr(torch, self.precision))
+        memory = self.recognizer.encode(pixels, frame_mask)
+        encoded = perf_counter()
+        found = self._hypotheses(memory)
+        alone = found if not self.recognizer.reads_frames_together else None
+        if explain and alone is None:
+            alone = self._hypotheses(self.recognizer.split_frames(memory))
         counts = frame_mask.sum(1).tolist()
         stages = {**(timings or {}), "encode": (encoded - started) * 1e3, "search": _milliseconds(encoded)}
         by_frame = None if alone is None else _grouped(alone, counts)

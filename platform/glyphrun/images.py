@@ -147,9 +147,10 @@ class ImageProcessor(BaseModel):
 
         if frames.dtype != torch.uint8 or frames.ndim < 3 or frames.shape[-3] != 3:
             raise ImageError(f"Frames are (…, 3, H, W) uint8; these are {tuple(frames.shape)} {frames.dtype}.")
-        mean = torch.tensor(self.mean, device=frames.device).view(3, 1, 1)
-        std = torch.tensor(self.std, device=frames.device).view(3, 1, 1)
-        return ((frames.float() / 255 - mean) / std).to(dtype or torch.float32)
+        scale = torch.tensor([1 / (255 * std) for std in self.std], device=frames.device).view(3, 1, 1)
+        shift = torch.tensor([mean / std for mean, std in zip(self.mean, self.std, strict=True)], device=frames.device)
+        # In place: batches of frames are larger than caches, so every pass over them counts.
+        return frames.float().mul_(scale).sub_(shift.view(3, 1, 1)).to(dtype or torch.float32)
 
 
 def read_frames(path: Path) -> list[bytes]:

@@ -9,14 +9,15 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
 from glyphrun.bundle import save_bundle
 from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.images import ImageProcessor
 from glyphrun.models.zoo import build, recognizer_settings
 from glyphrun.text import DIGITS, Codec
 from glyphrun_serve.app import Server, ServeSettings, run
-from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = [

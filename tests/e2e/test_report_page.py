@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
 from glyphrun.report.render import render_report
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

@@ -17,6 +17,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
+from ray.serve.schema import HTTPOptionsSchema, ServeApplicationSchema, ServeDeploySchema
+
 from glyphrun.bundle import BundleError, load_engine, save_bundle
 from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.engine import Engine, Prediction
@@ -36,8 +39,6 @@ from glyphrun_serve.deployments import Batching
 from glyphrun_serve.limits import Limits
 from glyphrun_serve.routes import Busy, Unreadable, http_app
 from glyphrun_serve.schemas import ModelCard
-from PIL import Image
-from ray.serve.schema import HTTPOptionsSchema, ServeApplicationSchema, ServeDeploySchema
 
 LIMITS = Limits(body_bytes=400_000, items=8, frames=6, pixels=1_000_000, request_pixels=2_500_000)
 METRICS = {"test": {"n": 100, "exact": 0.01, "exact_ci": [0.0, 0.03], "cer": 0.9}}

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+
 from glyphrun.data.check import check_dataset
 from glyphrun.data.digits import UNSEEN_NUMBERS, digit_pools, mnist_digits
 from glyphrun.data.importers import import_dataset

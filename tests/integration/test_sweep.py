@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import ray
+from rich.console import Console
+
 from glyphrun.bundle import load_engine
 from glyphrun.data.batches import load_split
 from glyphrun.data.simulate import SimulatorSettings
@@ -21,7 +23,6 @@ from glyphrun.report.run import report_run
 from glyphrun.sweeps.experiment import Experiment, ExperimentError, plan_trials
 from glyphrun.sweeps.run import claim_run, sweep_to_results
 from glyphrun.sweeps.trials import read_outcome, read_reports, trial_folder
-from rich.console import Console
 
 COUNTS = {"train": 96, "val": 24, "test": 16, "unseen": 16}
 TINY = {"encoder": {"width": 16, "heads": 2}, "decoder_heads": 2}

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+
 from glyphrun.bundle import BundleError, load_engine, read_manifest, save_bundle
 from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.images import ImageProcessor, encode_image

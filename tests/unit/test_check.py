@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from glyphrun.data.check import check_dataset
 from glyphrun.data.sample import Sample, file_sha256
 from glyphrun.data.shards import write_samples

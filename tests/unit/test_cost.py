@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+
 from glyphrun.engine import Engine
 from glyphrun.evaluation.cost import count_gflops, count_parameters, measure_latency
 from glyphrun.images import ImageProcessor, encode_image

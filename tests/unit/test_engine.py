@@ -129,13 +129,16 @@ def test_frames_read_alone_win_by_their_summed_probabilities(items):
     prediction = engine.read([items[5]])[0]
     sums: dict[str, float] = {}
     for frame in items[5]:
-        for found in engine.recognizer.rank(
+        ranked = engine.recognizer.rank(
             engine.recognizer.encode(
                 engine.processor.normalise(torch.from_numpy(engine.prepare([frame], name="x"))[None]),
                 torch.ones(1, 1, dtype=torch.bool),
             ),
             111,
-        )[0]:
+        )[0]
+        if not ranked[0].tokens:
+            continue  # a frame that says nothing is readable has no second choice to add
+        for found in ranked:
             text = engine.codec.decode(found.tokens)
             if text:
                 sums[text] = sums.get(text, 0.0) + exp(found.log_prob)

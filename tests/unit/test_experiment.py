@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from glyphrun.demo import FULL, SMOKE, experiments_folder
 from glyphrun.sweeps.experiment import ExperimentError, load_experiment, plan_trials
 

@@ -6,9 +6,10 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from glyphrun.images import ImageError, ImageProcessor, decode_image, encode_image
 from PIL import Image
 from pydantic import ValidationError
+
+from glyphrun.images import ImageError, ImageProcessor, decode_image, encode_image
 
 
 def encoded(image: Image.Image, format: str, **options) -> bytes:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+
 from glyphrun.data.importers import import_dataset
 from glyphrun.data.importers.files import FileError, SourceFiles
 from glyphrun.data.importers.rows import IMPORT_SCHEMA, ImportRow, load_rows

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
 from glyphrun.report import curves, errors, tables, tradeoff
 from glyphrun.report.render import Example, render_report
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 FAMILIES = (
     ("Temporal PARSeq", "parseq-digits-nano", 0.953, 11.0),

@@ -4,6 +4,7 @@ import json
 
 import pyarrow as pa
 import pytest
+
 from glyphrun.data.sample import (
     DatasetError,
     Sample,

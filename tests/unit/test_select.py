@@ -1,6 +1,7 @@
 """The winner is the most accurate trial that is fast enough."""
 
 import pytest
+
 from glyphrun.sweeps.select import Measured, NoCandidate, pareto_front, select
 
 TRIALS = [

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from glyphrun.data.sample import DatasetError, Sample
 from glyphrun.data.shards import write_samples
 from glyphrun.data.show import contact_sheet
 from glyphrun.images import encode_image
-from PIL import Image
 
 ABOUT = {"name": "n", "licence": "l", "description": "d"}
 

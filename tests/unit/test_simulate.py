@@ -4,11 +4,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
+
 from glyphrun.data.digits import UNSEEN_NUMBERS, VAL_NUMBERS, digit_pools, mnist_digits
 from glyphrun.data.sample import iterate_samples
 from glyphrun.data.simulate import SimulatorSettings, plan_tracklets, render_plan, simulate_tracklet
 from glyphrun.images import decode_image
-from pydantic import ValidationError
 
 COUNTS = {"train": 2000, "val": 200, "test": 400, "unseen": 200}
 

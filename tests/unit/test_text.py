@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+
 from glyphrun.text import DIGITS, Codec, TextError, normalise
 
 

@@ -52,8 +52,8 @@ def vote(frames: Sequence[Sequence[Hypothesis]], floor: float) -> tuple[list[Hyp
         return [Hypothesis("", _log(share), (_log(share),))], ballots
     sums: dict[str, float] = {}
     surest: dict[str, Hypothesis] = {}
-    for hypotheses in frames:
-        for hypothesis in hypotheses:
+    for ballot in counted:
+        for hypothesis in frames[ballot.frame]:
             probability = exp(hypothesis.log_prob)
             if hypothesis.text and probability >= floor:
                 sums[hypothesis.text] = sums.get(hypothesis.text, 0.0) + probability

@@ -100,6 +100,8 @@ class FrameEncoder(VisionTransformer):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         # The fused kernel's backward pass is the slow part of training on a CPU, and only there.
         fused = x.is_cuda or not torch.is_grad_enabled()
+        if not torch.is_grad_enabled():
+            x = x.contiguous(memory_format=torch.channels_last)  # a third off a convolutional stem on a CPU
         for block in self.blocks:
             block.attn.fused_attn = fused
         return self.forward_features(x)

@@ -111,7 +111,13 @@ def fit(
                 "warm-up or train in float32"
             )
         scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(recognizer.parameters(), settings.clip)
+        norm = torch.nn.utils.clip_grad_norm_(recognizer.parameters(), settings.clip)
+        # A scaler meets overflow by skipping the step; without one it would end in the weights.
+        if not scaler.is_enabled() and not math.isfinite(norm):
+            raise TrainingDiverged(
+                f"the gradient is {float(norm)} at step {step} with learning rate {rate:.3g}: lower the learning rate or "
+                "lengthen the warm-up"
+            )
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
