@@ -60,7 +60,7 @@ def demo(
     smoke: Annotated[bool, typer.Option("--smoke", help="All stages at a small size, in about a minute.")] = False,
     run_dir: Annotated[Path | None, typer.Option(help="Where the run is kept, and found again to go on.")] = None,
     registry: RegistryOption = REGISTRY,
-    port: Annotated[int, typer.Option(help="Port of the page; 0 takes any free one.")] = 0,
+    port: Annotated[int, typer.Option(help="Port of the page; 0 takes any free one.", min=0, max=65535)] = 0,
     keep_serving: Annotated[
         bool | None, typer.Option(help="Serve until Ctrl-C; the default at a terminal.", show_default=False)
     ] = None,
@@ -111,6 +111,8 @@ def data_import(
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     licence: Annotated[str, typer.Option(help="Licence of the images, for the card.")] = "not stated",
     split: Annotated[str, typer.Option(help="Split of a source that names none.")] = "train",
+    charset: Annotated[str | None, typer.Option(help="Reject labels with other characters; all by default.")] = None,
+    max_length: Annotated[int, typer.Option(help="Reject labels of more characters.", min=1)] = 256,
 ) -> None:
     """Bring your own images. Rows that cannot be used are kept in rejected.parquet with the reason.
 
@@ -120,7 +122,16 @@ def data_import(
     from glyphrun.data.importers import import_dataset
 
     with plain_errors(), ray_for_command(), progress_bar("rows") as progress:
-        card = import_dataset(format, source, out, licence=licence, split=split, progress=progress)
+        card = import_dataset(
+            format,
+            source,
+            out,
+            licence=licence,
+            split=split,
+            charset=charset,
+            max_length=max_length,
+            progress=progress,
+        )
     counts = ", ".join(f"{split} {count}" for split, count in card.counts.items())
     console.print(f"{out}: {counts}; {card.rejected} rejected")
 
@@ -179,8 +190,7 @@ def sweep(
 
     with plain_errors():
         declared = load_experiment(experiment)
-        claim_run(run_dir.absolute(), declared)
-        with ray_for_command(), show_stages(console) as stages:
+        with claim_run(run_dir.absolute(), declared), ray_for_command(), show_stages(console) as stages:
             results = sweep_to_results(declared, dataset.absolute(), run_dir.absolute(), stages)
         console.print(results["selection"]["reason"])
         console.print(str(report_run(run_dir)), soft_wrap=True)
@@ -212,18 +222,26 @@ def evaluate(
     """
     from glyphrun.bundle import load_engine
     from glyphrun.data.batches import load_split
+    from glyphrun.data.sample import iterate_samples, read_card
     from glyphrun.evaluation.evaluate import evaluate as evaluate_engine
     from glyphrun.registry import Registry
 
     with plain_errors():
         engine = load_engine(Registry(registry).resolve(model))
-        scores = evaluate_engine(engine, load_split(dataset, split, engine.processor)).to_json()
+        samples = iterate_samples(dataset, "train") if "train" in read_card(dataset).counts else iter(())
+        texts = {sample.text for sample in samples if sample.text is not None}
+        arrays = load_split(dataset, split, engine.processor)
+        scores = evaluate_engine(engine, arrays, trained_texts=texts).to_json()
     if as_json:
         print(json.dumps({"model": model, "split": split, **scores}, ensure_ascii=False))
         return
     table = Table("metric", "value", "95 % interval")
     for name in ("exact", "cer", "wer"):
-        table.add_row(name, f"{scores[name]:.4f}", " to ".join(f"{end:.4f}" for end in scores[f"{name}_ci"]))
+        value, interval = scores[name], scores[f"{name}_ci"]
+        shown = ("–", "") if value is None else (f"{value:.4f}", " to ".join(f"{end:.4f}" for end in interval))
+        table.add_row(name, *shown)
+    for name, group in scores["by_training"].items():
+        table.add_row(f"exact, {name} in training", f"{group['exact']:.4f}", f"n = {group['n']}")
     table.add_row("samples/s", f"{scores['samples_per_s']:.1f}", f"{scores['ms_per_sample']:.2f} ms a sample")
     console.print(table)
 
@@ -300,7 +318,7 @@ def models(registry: RegistryOption = REGISTRY) -> None:
 @app.command()
 def serve(
     model: Annotated[str, typer.Argument(help="A bundle's folder, a model's name or NAME@VERSION.")],
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes any free one.")] = 8000,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes any free one.", min=0, max=65535)] = 8000,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     registry: RegistryOption = REGISTRY,
 ) -> None:
@@ -309,13 +327,13 @@ def serve(
     Example: [bold]glyphrun serve shirt-numbers[/]
     """
 
-    from glyphrun.cluster import wait_for_interrupt
+    from glyphrun.cluster import gpus, wait_for_interrupt
     from glyphrun.registry import Registry
     from glyphrun_serve.app import ServeSettings, run
 
     with plain_errors():
         bundle = Registry(registry.absolute()).resolve(model)
-    with plain_errors(), run(ServeSettings(bundle=bundle), host=host, port=port) as server:
+    with plain_errors(), run(ServeSettings(bundle=bundle, gpus=gpus()), host=host, port=port) as server:
         console.print(f"{server.url}/  (Ctrl-C stops)", soft_wrap=True)
         wait_for_interrupt()
     console.print("Stopped.")

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+import torch
+
+from glyphrun.device import available_cores
 
 OBJECT_STORE_BYTES = 1_500_000_000
 
@@ -19,12 +22,12 @@ def ray_for_command() -> Iterator[None]:
     """The cluster that RAY_ADDRESS names, else a Ray of this machine's cores; SIGTERM ends both like Ctrl-C."""
     # What a person waits for is shown by our own bars; Ray's commentary would tear them apart.
     for name in ("ray.data", "ray.serve", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     # Tune's own handler would only ask a sweep to wind down; it ends at once and goes on later from what is on disk.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     # Trials need a core each and a sweep at least two of them, if need be by turns.
-    cores = max(len(os.sched_getaffinity(0)), 2)
+    cores = max(available_cores(), 2)
     own = not os.environ.get("RAY_ADDRESS")
     try:
         ray.init(
@@ -38,6 +41,11 @@ def ray_for_command() -> Iterator[None]:
             yield
     finally:
         ray.shutdown()
+
+
+def gpus() -> int:
+    """How many GPUs a process of this machine takes: one where there is one."""
+    return int(torch.cuda.is_available())
 
 
 @contextmanager

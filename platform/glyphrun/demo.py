@@ -13,12 +13,12 @@ from typing import Any
 import httpx
 from rich.console import Console
 
-from glyphrun.cluster import interruptible, ray_for_command, wait_for_interrupt
-from glyphrun.data.sample import CARD_FILE, iterate_samples
+from glyphrun.cluster import gpus, interruptible, ray_for_command, wait_for_interrupt
+from glyphrun.data.sample import CARD_FILE, iterate_samples, read_card
 from glyphrun.data.simulate import SimulatorSettings
 from glyphrun.data.stream import simulate_dataset
 from glyphrun.progress import Stages, show_stages
-from glyphrun.registry import RegisteredModel, Registry
+from glyphrun.registry import RegisteredModel, Registry, RegistryError
 from glyphrun.report.run import report_run
 from glyphrun.sweeps.experiment import load_experiment
 from glyphrun.sweeps.run import claim_run, sweep_to_results
@@ -44,8 +44,7 @@ def run_demo(size: Size, run_dir: Path, registry: Registry, console: Console, *,
     """
     run_dir = run_dir.absolute()
     experiment = load_experiment(experiments_folder() / size.experiment)
-    claim_run(run_dir, experiment)
-    with interruptible(), show_stages(console) as stages:
+    with claim_run(run_dir, experiment), interruptible(), show_stages(console) as stages:
         with ray_for_command():
             dataset = run_dir / "data"
             _make_data(dataset, size, experiment.seed, stages)
@@ -56,7 +55,7 @@ def run_demo(size: Size, run_dir: Path, registry: Registry, console: Console, *,
             if not done:
                 report_run(run_dir)
         model = _promote(run_dir, registry, results, stages)
-        _serve(model, dataset, report, results, stages, console, port=port, keep_serving=keep_serving)
+        _serve(model, registry, dataset, report, results, stages, console, port=port, keep_serving=keep_serving)
 
 
 def experiments_folder() -> Path:
@@ -66,7 +65,7 @@ def experiments_folder() -> Path:
 
 def _make_data(dataset: Path, size: Size, seed: int, stages: Stages) -> None:
     total = sum(size.counts.values())
-    done = (dataset / CARD_FILE).exists()
+    done = (dataset / CARD_FILE).exists() and read_card(dataset).counts == size.counts
     with stages.stage("data", total, skip=done) as stage:
         if not done:
             simulate_dataset(
@@ -74,6 +73,7 @@ def _make_data(dataset: Path, size: Size, seed: int, stages: Stages) -> None:
                 SimulatorSettings(),
                 size.counts,
                 seed,
+                overwrite=True,
                 progress=lambda rows, _: stage.advance_to(rows, f"{rows:,} of {total:,} tracklets"),
             )
 
@@ -81,11 +81,16 @@ def _make_data(dataset: Path, size: Size, seed: int, stages: Stages) -> None:
 def _promote(run_dir: Path, registry: Registry, results: dict[str, Any], stages: Stages) -> RegisteredModel:
     """Promote the bundle once: a run that is started again finds its version."""
     marker = run_dir / "promoted.json"
-    with stages.stage("promote", 1, skip=marker.exists()):
-        if marker.exists():
-            promoted = json.loads(marker.read_text())
+    if marker.exists():
+        promoted = json.loads(marker.read_text())
+        try:
             path = registry.resolve(f"{promoted['name']}@{promoted['version']}")
-            return RegisteredModel(promoted["name"], promoted["version"], [promoted["version"]], path)
+        except RegistryError:
+            pass  # another registry, or one that was removed
+        else:
+            with stages.stage("promote", 1, skip=True):
+                return RegisteredModel(promoted["name"], promoted["version"], [promoted["version"]], path)
+    with stages.stage("promote", 1):
         model = registry.promote(run_dir / "bundle", results["run"]["name"])
         write_json(marker, {"name": model.name, "version": model.version})
         return model
@@ -93,6 +98,7 @@ def _promote(run_dir: Path, registry: Registry, results: dict[str, Any], stages:
 
 def _serve(
     model: RegisteredModel,
+    registry: Registry,
     dataset: Path,
     report: Path,
     results: dict[str, Any],
@@ -107,7 +113,7 @@ def _serve(
     sample = next(sample for sample in iterate_samples(dataset, "test") if sample.text)
     with stages.stage("serve", 1) as stage:
         stage.advance_to(0, "the replica loads the bundle and warms up")
-        server = run(ServeSettings(bundle=model.path), port=port)
+        server = run(ServeSettings(bundle=model.path, gpus=gpus()), port=port)
         upload = [("frames", (f"{number}.jpg", data, "image/jpeg")) for number, data in enumerate(sample.frames)]
         answer = httpx.post(f"{server.url}/v1/recognize", files=upload, timeout=60, trust_env=False)
         answer.raise_for_status()
@@ -131,11 +137,11 @@ def _serve(
     console.print(f"Page    {server.url}/", soft_wrap=True)
     console.print(f"Report  {report}", soft_wrap=True)
     console.print("\nTry next:")
-    program = _program()
+    program, where = _program(), f" --registry {_short(registry.root)}"
     for command in (
         f"{program} data show {_short(dataset)} --out tracklets.png",
-        f"{program} evaluate {model.name} {_short(dataset)} --split unseen --json",
-        f"{program} serve {model.name}",
+        f"{program} evaluate {model.name} {_short(dataset)} --split unseen --json{where}",
+        f"{program} serve {model.name}{where}",
     ):
         console.print(f"  {command}", soft_wrap=True, highlight=False)
     try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -29,6 +31,16 @@ def processor_has_amx() -> bool:
             return any(line.startswith("flags") and " amx_bf16" in line for line in cpuinfo)
     except OSError:
         return False
+
+
+def available_cores() -> int:
+    """Cores that this process may use: its affinity, and no more than a container's quota of processor time."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return cores if quota == "max" else max(min(cores, round(int(quota) / int(period))), 1)
+    except (OSError, ValueError):
+        return cores
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:

@@ -7,7 +7,7 @@ is served.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import exp
 from time import perf_counter
@@ -24,13 +24,15 @@ from glyphrun.images import ImageProcessor, decode_image
 from glyphrun.models.recognizer import Memory, Recognizer, TokenHypothesis
 from glyphrun.text import Codec
 
+PADDED_FRAMES = 512  # of one pass through the encoder: larger batches are no faster and take memory without bound
+
 
 @dataclass(frozen=True)
 class Prediction:
     """The reading of one item.
 
     text: the reading, "" if nothing is readable. confidence: its probability (share of the frames' votes where frames
-    are read alone). n_best: readings, best first. votes: what each frame says alone; empty if it was not asked for.
+    are read alone). n_best: readings, best first. votes: what each frame says alone; of frames that are read together only if asked for.
     timings: milliseconds of the batch that the item was read in, a stage each. provenance: where the weights come from.
     """
 
@@ -82,7 +84,12 @@ class Engine:
         labels = names or [f"item {number}" for number in range(len(items))]
         # One thread: small images spend their time under the interpreter's lock, and more threads only fight for it.
         prepared = [self.prepare(frames, name=label) for frames, label in zip(items, labels, strict=True)]
-        return self.read_prepared(prepared, explain=explain, timings={"decode": _milliseconds(started)})
+        timings = {"decode": _milliseconds(started)}
+        return [
+            prediction
+            for chunk in _chunks(prepared)
+            for prediction in self.read_prepared(chunk, explain=explain, timings=timings)
+        ]
 
     def prepare(self, frames: Sequence[bytes], *, name: str) -> np.ndarray:
         """The encoded frames of one item → (T, 3, H, W) uint8. Raises ImageError naming the item and the frame."""
@@ -144,6 +151,16 @@ class Engine:
             timings=dict(timings),
             provenance=self.provenance,
         )
+
+
+def _chunks(items: Sequence[np.ndarray]) -> Iterator[Sequence[np.ndarray]]:
+    """Neighbouring items in batches of at most PADDED_FRAMES frames, padding counted."""
+    start = 0
+    for end in range(1, len(items) + 1):
+        longest = max(map(len, items[start : end + 1]))
+        if end == len(items) or longest * (end + 1 - start) > PADDED_FRAMES:
+            yield items[start:end]
+            start = end
 
 
 def pad_frames(items: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

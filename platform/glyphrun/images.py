@@ -47,7 +47,7 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, name: str = "imag
             raise ImageError(f"{too_large} It is {image.width} × {image.height}.")
         try:
             # A phone's MPO is a still photo with a preview behind it, not an animation.
-            animated = image.format != "MPO" and getattr(image, "n_frames", 1) > 1
+            animated = image.format != "MPO" and getattr(image, "is_animated", False)
         except Exception as error:
             raise ImageError(f"{name} is damaged or cut short; send the whole file.") from error
         if animated:

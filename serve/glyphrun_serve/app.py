@@ -3,6 +3,7 @@
 # Serve reads the annotation of build_app at run time, so annotations stay evaluated in this file.
 
 import logging
+import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,13 @@ from typing import Self
 
 import httpx
 import ray
-from glyphrun.bundle import read_manifest
-from glyphrun.device import Precision
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 
+from glyphrun.bundle import read_manifest
+from glyphrun.device import Precision
 from glyphrun_serve.deployments import Batching, Ingress, RecognizerReplica
 from glyphrun_serve.limits import Limits
 from glyphrun_serve.schemas import ModelCard
@@ -114,8 +115,9 @@ def run(settings: ServeSettings, *, host: str = "127.0.0.1", port: int = 8000) -
     """
     port = free_port(host, port)
     application = build_app(settings)
-    owns_ray = not ray.is_initialized()
-    if owns_ray:
+    # Leaving a cluster that is someone else's would leave the application on it.
+    owns_ray = not ray.is_initialized() and not os.environ.get("RAY_ADDRESS")
+    if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     server = Server(f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}", owns_ray)
     if serve.status().proxies:

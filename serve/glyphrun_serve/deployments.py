@@ -14,14 +14,14 @@ import numpy as np
 import ray
 import torch
 from fastapi import FastAPI
-from glyphrun.bundle import load_engine
-from glyphrun.device import Precision
-from glyphrun.engine import Prediction
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
+from glyphrun.bundle import load_engine
+from glyphrun.device import Precision
+from glyphrun.engine import Prediction
 from glyphrun_serve.limits import Limits
 from glyphrun_serve.routes import Busy, Unreadable, http_app
 from glyphrun_serve.schemas import ModelCard
@@ -55,7 +55,7 @@ class RecognizerReplica:
     def __init__(self, bundle: Path, batching: Batching, precision: Precision | None = None) -> None:
         granted = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
         torch.set_num_threads(max(1, int(granted)))
-        self._engine = load_engine(bundle, precision=precision)
+        self._engine = load_engine(bundle, device=_granted_device(), precision=precision)
         # One thread reads, so that the event loop stays free to decode and to gather the next batch.
         self._reading = ThreadPoolExecutor(1, "read")
         self._batched: Callable[[Prepared], Coroutine[None, None, Prediction]] = serve.batch(
@@ -130,3 +130,9 @@ class Ingress:
                 return bool(await self._replicas.ready.remote())
         except (TimeoutError, BackPressureError):
             return False
+
+
+def _granted_device() -> torch.device:
+    """A card that Ray has not granted may be seen by this process and belongs to another."""
+    granted = ray.get_runtime_context().get_assigned_resources().get("GPU", 0)
+    return torch.device("cuda" if granted and torch.cuda.is_available() else "cpu")

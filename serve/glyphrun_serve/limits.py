@@ -6,12 +6,12 @@ import io
 from base64 import b64decode
 from collections.abc import Sequence
 
-from glyphrun.images import FORMATS, MAX_PIXELS
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from glyphrun.images import FORMATS, MAX_PIXELS
 from glyphrun_serve.errors import RequestError, error_response
 
 
@@ -27,7 +27,7 @@ class Limits(BaseModel):
     body_bytes: int = Field(default=16 * 1024**2, gt=0)
     items: int = Field(default=64, gt=0)
     frames: int = Field(default=64, gt=0)
-    pixels: int = Field(default=MAX_PIXELS, gt=0, le=MAX_PIXELS)
+    pixels: int = Field(default=16_000_000, gt=0, le=MAX_PIXELS)
     request_pixels: int = Field(default=400_000_000, gt=0)
     answer_s: float = Field(default=30.0, gt=0)
 

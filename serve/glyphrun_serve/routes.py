@@ -11,11 +11,11 @@ from typing import Annotated, Any, Protocol
 
 from fastapi import FastAPI, File, UploadFile
 from fastapi.responses import FileResponse
-from glyphrun.engine import Prediction
 from starlette.concurrency import run_in_threadpool
 from starlette.staticfiles import StaticFiles
 
 import glyphrun_serve.schemas as wire
+from glyphrun.engine import Prediction
 from glyphrun_serve.errors import RequestError, answer_errors_as_json
 from glyphrun_serve.limits import BodyLimit, Limits
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from math import exp
 from typing import Any
 
-from glyphrun.engine import Prediction
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
+
+from glyphrun.engine import Prediction
 
 
 class Reading(BaseModel):

@@ -46,3 +46,10 @@ def test_the_two_commands_are_targets_of_the_makefile():
     makefile = (Path(__file__).parents[2] / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", next(block for block in BLOCKS if "make demo" in block), re.M):
         assert re.search(rf"^{target}:", makefile, re.M)
+
+
+def test_every_file_that_the_readme_links_exists():
+    linked = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert "docs/report.png" in linked
+    for path in linked:
+        assert (Path(__file__).parents[2] / path).exists(), path

@@ -68,8 +68,7 @@ def dataset(local_ray, tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    claim_run(folder, declare())
-    with show_stages(Console(quiet=True)) as stages:
+    with claim_run(folder, declare()), show_stages(Console(quiet=True)) as stages:
         results = sweep_to_results(declare(), dataset, folder, stages)
     return folder, results
 
@@ -119,8 +118,37 @@ def test_a_finished_run_is_not_done_again_and_takes_no_other_experiment(run, dat
     with show_stages(Console(quiet=True)) as stages:
         assert sweep_to_results(declare(), dataset, folder, stages) == results
     assert (folder / "results.json").stat().st_mtime_ns == before
-    with pytest.raises(ExperimentError, match="another experiment"):
-        claim_run(folder, declare(seed=9))
+    with pytest.raises(ExperimentError, match="another experiment"), claim_run(folder, declare(seed=9)):
+        pass
+    with (
+        claim_run(folder, declare()),
+        pytest.raises(ExperimentError, match="another process works in"),
+        claim_run(folder, declare()),
+    ):
+        pass
+
+
+def test_a_run_is_not_continued_on_other_data(run, dataset, tmp_path):
+    folder, _ = run
+    simulate_dataset(tmp_path / "other", SimulatorSettings(), COUNTS, seed=6)
+    with show_stages(Console(quiet=True)) as stages, pytest.raises(ExperimentError, match="other data"):
+        sweep_to_results(declare(), tmp_path / "other", folder, stages)
+
+
+def test_a_run_broken_off_after_its_bundle_is_concluded_again(run, dataset, tmp_path):
+    folder, results = run
+    broken = tmp_path / "run"
+    shutil.copytree(folder, broken)
+    (broken / "results.json").unlink()
+    with show_stages(Console(quiet=True)) as stages:
+        again = sweep_to_results(declare(), dataset, broken, stages)
+    assert [trial["val"] for trial in again["trials"]] == [trial["val"] for trial in results["trials"]]
+    assert (broken / "bundle/SHA256SUMS").exists()
+
+
+def test_more_cores_than_there_are_is_refused_at_once(dataset, tmp_path):
+    with show_stages(Console(quiet=True)) as stages, pytest.raises(ExperimentError, match="cpus_per_trial is 64"):
+        sweep_to_results(declare(cpus_per_trial=64), dataset, tmp_path, stages)
 
 
 SWEEP = """

@@ -198,3 +198,19 @@ def test_padding_is_marked_as_absent():
     assert mask.tolist() == [[True, False, False], [True, True, True]]
     assert frames[mask].mean() == (7 + 3 * 9) / 4
     assert frames[~mask].max() == 0
+
+
+def test_many_items_are_read_in_bounded_batches_with_the_same_answers(items):
+    engine = engine_of(query_digits, "attention")
+    many = [*items, *items] * 60
+    sizes = []
+    encode = engine.recognizer.encode
+
+    def watched(frames, mask):
+        sizes.append(mask.numel())
+        return encode(frames, mask)
+
+    engine.recognizer.encode = watched
+    read = engine.read(many)
+    assert len(sizes) > 1 and max(sizes) <= 512
+    assert [prediction.text for prediction in read] == [engine.read([item])[0].text for item in many]

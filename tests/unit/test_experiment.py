@@ -43,9 +43,9 @@ def test_samples_cover_every_stratum_of_a_range_and_every_choice(tmp_path):
 
 def test_an_extending_file_changes_only_what_it_names(tmp_path):
     write(tmp_path, BASE, "base.yaml")
-    changed = load_experiment(write(tmp_path, "extends: base.yaml\ntrain: {steps: 7}\n", "short.yaml"))
+    changed = load_experiment(write(tmp_path, "extends: base.yaml\ntrain: {steps: 700}\n", "short.yaml"))
     base = load_experiment(tmp_path / "base.yaml")
-    assert changed.train.steps == 7
+    assert changed.train.steps == 700
     assert changed.model_copy(update={"train": base.train}) == base
     assert changed.hash() != base.hash()
 
@@ -59,6 +59,7 @@ def test_an_extending_file_changes_only_what_it_names(tmp_path):
         (BASE.replace("encoder.width", "encoder.widht"), "widht"),
         (BASE.replace("[0.001, 0.1]", "[0.1, 0.001]"), "the smaller first"),
         (BASE.replace("[32, 64]", "[30]"), "not a multiple of heads"),
+        (BASE + "train: {steps: 5}\nscheduler: {grace_steps: 9}\n", "digits.*5 steps and scheduler.grace_steps is 9"),
         ("- just\n- a list\n", "holds no keys"),
         ("name: [unclosed\n", "cannot be read"),
         ("extends: missing.yaml\n", "missing.yaml cannot be read"),

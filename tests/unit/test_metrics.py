@@ -96,13 +96,18 @@ def test_scores_say_how_each_length_fares_and_what_is_confused():
     scores = score(truths, readings, seconds=3.0)
     assert scores.by_length == {
         "0": {"n": 1, "exact": 1.0},
-        "1": {"n": 2, "exact": 0.0},
-        "2": {"n": 3, "exact": pytest.approx(2 / 3)},
+        "1": {"n": 2, "exact": 0.0, "cer": 1.0},
+        "2": {"n": 3, "exact": pytest.approx(2 / 3), "cer": pytest.approx(1 / 6)},
     }
     assert scores.confusions == (
         {"truth": "7", "reading": "1", "n": 2},
         {"truth": "23", "reading": "28", "n": 1},
     )
+    assert scores.by_training == {}
+    assert score(truths, readings, seconds=3.0, trained_texts={"", "7"}).by_training == {
+        "seen": {"n": 3, "exact": pytest.approx(1 / 3), "cer": 1.0},
+        "unseen": {"n": 3, "exact": pytest.approx(2 / 3), "cer": pytest.approx(1 / 6)},
+    }
     assert (scores.n, scores.ms_per_sample, scores.samples_per_s) == (6, 500.0, 2.0)
     flat = scores.to_json()
     assert flat["exact"] == 0.5

@@ -48,6 +48,8 @@ def load_split(
     for sample in iterate_samples(folder, split):
         if sample.text is None:
             continue
+        if not sample.frames:
+            raise DatasetError(f"{folder}: sample {sample.sample_id} has no frames: run glyphrun data check {folder}")
         for number, data in enumerate(sample.frames):
             name = f"{folder.name}: sample {sample.sample_id}, frame {number}"
             frames.append(processor(decode_image(data, name=name)).pixels)

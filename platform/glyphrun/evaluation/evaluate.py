@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Any
 
+import numpy as np
+
 from glyphrun.data.batches import FrameArrays, batches_of_similar_length
 from glyphrun.engine import Engine, Prediction
-from glyphrun.evaluation.metrics import Interval, character_error_rate, count_errors, exact_match, word_error_rate
+from glyphrun.evaluation.metrics import (
+    ErrorCounts,
+    Interval,
+    character_error_rate,
+    count_errors,
+    exact_match,
+    word_error_rate,
+)
 
 FRAMES_PER_BATCH = 256
 
@@ -19,8 +29,9 @@ FRAMES_PER_BATCH = 256
 class Scores:
     """What a split says of an engine.
 
-    exact, cer and wer carry 95 % confidence intervals; by_length maps the truth's length to n and exact; confusions are
-    the most frequent wrong readings. Times cover reading of decoded frames, in batches.
+    exact, cer and wer carry 95 % confidence intervals. by_length maps the truth's length to n, exact and cer; by_training
+    does so for «seen» and «unseen»: items whose text training had or had not, empty if its texts were not given.
+    confusions are the most frequent wrong readings. Times cover reading of decoded frames, in batches.
     """
 
     n: int
@@ -28,16 +39,20 @@ class Scores:
     cer: Interval
     wer: Interval
     by_length: dict[str, dict[str, float]]
+    by_training: dict[str, dict[str, float]]
     confusions: tuple[dict[str, Any], ...]
     ms_per_sample: float
     samples_per_s: float
 
     def to_json(self) -> dict[str, Any]:
-        """Flat, with intervals as pairs: ``exact``, ``exact_ci``, …"""
+        """Flat, with intervals as pairs: ``exact``, ``exact_ci``, …; a rate over no characters is null."""
         flat = asdict(self)
         for name in ("exact", "cer", "wer"):
             interval = flat.pop(name)
-            flat[name], flat[f"{name}_ci"] = interval["value"], [interval["low"], interval["high"]]
+            flat[name], flat[f"{name}_ci"] = (
+                _finite(interval["value"]),
+                [_finite(interval["low"]), _finite(interval["high"])],
+            )
         return flat
 
 
@@ -55,34 +70,54 @@ def read_split(
     return [prediction for prediction in predictions if prediction is not None]
 
 
-def evaluate(engine: Engine, arrays: FrameArrays, progress: Callable[[int], None] | None = None) -> Scores:
-    """Read a decoded split and score the readings against its labels."""
+def evaluate(
+    engine: Engine,
+    arrays: FrameArrays,
+    progress: Callable[[int], None] | None = None,
+    *,
+    trained_texts: Collection[str] = (),
+) -> Scores:
+    """Read a decoded split and score the readings against its labels; trained_texts are the labels of training."""
     started = perf_counter()
     predictions = read_split(engine, arrays, progress)
-    return score(arrays.texts, [prediction.text for prediction in predictions], perf_counter() - started)
+    seconds = perf_counter() - started
+    return score(arrays.texts, [prediction.text for prediction in predictions], seconds, trained_texts=trained_texts)
 
 
-def score(truths: Sequence[str], readings: Sequence[str], seconds: float) -> Scores:
+def score(
+    truths: Sequence[str], readings: Sequence[str], seconds: float, *, trained_texts: Collection[str] = ()
+) -> Scores:
     """Scores of readings that took some seconds altogether."""
     errors = count_errors(truths, readings)
     wrong = Counter(pair for pair in zip(truths, readings, strict=True) if pair[0] != pair[1])
-    lengths = sorted({len(truth) for truth in truths})
-    by_length = {
-        str(length): {
-            "n": int((errors.characters == length).sum()),
-            "exact": float(errors.exact[errors.characters == length].mean()),
-        }
-        for length in lengths
-    }
+    known = frozenset(trained_texts)
+    seen = np.array([truth in known for truth in truths])
     return Scores(
         n=len(truths),
         exact=exact_match(errors),
         cer=character_error_rate(errors),
         wer=word_error_rate(errors),
-        by_length=by_length,
+        by_length={
+            str(length): _of_some(errors, errors.characters == length) for length in np.unique(errors.characters)
+        },
+        by_training={
+            name: _of_some(errors, group)
+            for name, group in (("seen", seen), ("unseen", ~seen))
+            if known and group.any()
+        },
         confusions=tuple(
             {"truth": truth, "reading": reading, "n": times} for (truth, reading), times in wrong.most_common(100)
         ),
         ms_per_sample=seconds * 1e3 / len(truths),
         samples_per_s=len(truths) / seconds,
     )
+
+
+def _of_some(errors: ErrorCounts, chosen: np.ndarray) -> dict[str, float]:
+    characters = errors.characters[chosen].sum()
+    rates = {"n": int(chosen.sum()), "exact": float(errors.exact[chosen].mean())}
+    return {**rates, "cer": float(errors.character_edits[chosen].sum() / characters)} if characters else rates
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

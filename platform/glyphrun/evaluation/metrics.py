@@ -10,6 +10,8 @@ import numpy as np
 
 from glyphrun.text import normalise
 
+RESAMPLES_AT_ONCE = 100  # bounds the memory of the bootstrap to 800 bytes an item
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -65,8 +67,13 @@ def _ratio(above: np.ndarray, below: np.ndarray, resamples: int, seed: int) -> I
     """Σ above / Σ below with the percentile bootstrap over items (Efron 1979)."""
     rng = np.random.default_rng(seed)
     count = len(above)
-    drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples)  # (resamples, N): how often each is drawn
-    values = _divide(drawn @ above, drawn @ below)
+    both = np.stack([above, below], axis=1)  # (N, 2)
+    sums = []
+    for start in range(0, resamples, RESAMPLES_AT_ONCE):
+        size = min(RESAMPLES_AT_ONCE, resamples - start)
+        drawn = rng.multinomial(count, np.full(count, 1 / count), size=size)  # (size, N): how often each is drawn
+        sums.append(drawn @ both)
+    values = _divide(*np.concatenate(sums).T)
     value = float(_divide(above.sum(), below.sum()))
     if not np.isfinite(value):
         return Interval(value, value, value)

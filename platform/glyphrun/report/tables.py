@@ -22,7 +22,7 @@ from glyphrun.report.wording import (
 
 SPLIT_NOTES = {
     "val": "used to choose the winner",
-    "test": "same numbers as in training, new images",
+    "test": "held out, scored once",
     "unseen": "numbers that training never showed",
 }
 
@@ -236,7 +236,7 @@ def _split_row(name: str, scores: Mapping[str, Any], axis_low: float) -> SplitRo
             _score(scores, "exact"),
             _score(scores, "cer"),
             _score(scores, "wer"),
-            Cell(ABSENT if rate is None else f"{rate:.3g}/s", f"{milliseconds(scores.get('ms_per_sample'))} each"),
+            Cell(ABSENT if rate is None else f"{rate:,.0f}/s", f"{milliseconds(scores.get('ms_per_sample'))} each"),
         ),
         exact=percent(scores.get("exact")),
         interval=percent_range(scores.get("exact_ci")),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,9 +19,12 @@ from glyphrun.bundle import load_engine, save_bundle
 from glyphrun.data.batches import load_split
 from glyphrun.data.sample import Sample, dataset_hash, iterate_samples, read_card
 from glyphrun.data.shards import write_samples
+from glyphrun.device import available_cores
 from glyphrun.engine import Engine
 from glyphrun.evaluation.cost import count_gflops, count_parameters, measure_latency
 from glyphrun.evaluation.evaluate import evaluate
+from glyphrun.images import decode_image, encode_image
+from glyphrun.models.recognizer import Recognizer
 from glyphrun.models.zoo import build, parse_settings
 from glyphrun.sweeps.experiment import Experiment
 from glyphrun.sweeps.select import Measured, NoCandidate, pareto_front, select
@@ -73,10 +77,13 @@ def conclude(
     winner = next(
         (record, engine) for record, engine in zip(trained, engines, strict=True) if record.trial.id == selection.winner
     )
+    trained_texts = {sample.text for sample in iterate_samples(dataset, "train") if sample.text is not None}
     splits = {}
     for split in _held_out(dataset):
         progress(f"the winner on {split}")
-        splits[split] = evaluate(winner[1], load_split(dataset, split, winner[1].processor)).to_json()
+        splits[split] = evaluate(
+            winner[1], load_split(dataset, split, winner[1].processor), trained_texts=trained_texts
+        ).to_json()
     provenance = {
         "experiment": experiment.name,
         "experiment_hash": experiment.hash(),
@@ -86,10 +93,12 @@ def conclude(
         "code_version": glyphrun.__version__,
         "seed": str(winner[0].trial.train.seed),
     }
+    # An attempt that ended between the bundle and results.json has left one behind.
+    shutil.rmtree(run_dir / "bundle", ignore_errors=True)
     save_bundle(
         run_dir / "bundle",
         name=experiment.name,
-        recognizer=winner[1].recognizer,
+        recognizer=_recognizer(winner[0], codec),  # as trained; an engine may hold it in lower precision
         codec=codec,
         processor=winner[1].processor,
         decode=winner[0].trial.decode,
@@ -136,10 +145,14 @@ def _codec(dataset: Path) -> Codec:
     return codec_for(dataset, max(map(len, texts)))
 
 
-def _engine(record: TrialRecord, codec: Codec) -> Engine:
+def _recognizer(record: TrialRecord, codec: Codec) -> Recognizer:
     recognizer = build(parse_settings(record.trial.settings), codec.charset, codec.max_length)
     load_checkpoint(record.checkpoint, recognizer)
-    return Engine(recognizer, codec, processor_for(record.trial), record.trial.decode)
+    return recognizer
+
+
+def _engine(record: TrialRecord, codec: Codec) -> Engine:
+    return Engine(_recognizer(record, codec), codec, processor_for(record.trial), record.trial.decode)
 
 
 def _timed_items(dataset: Path, frames: int) -> list[tuple[bytes, ...]]:
@@ -149,9 +162,9 @@ def _timed_items(dataset: Path, frames: int) -> list[tuple[bytes, ...]]:
 
 
 def _held_out(dataset: Path) -> list[str]:
-    return sorted(
-        set(read_card(dataset).counts) - {"train"}, key=lambda split: ("val", "test", "unseen", split).index(split)
-    )
+    """The splits with labels but train, in the order in which they are shown."""
+    labelled = {sample.split for sample in iterate_samples(dataset) if sample.text is not None}
+    return sorted(labelled - {"train"}, key=lambda split: ("val", "test", "unseen", split).index(split))
 
 
 def _examples(dataset: Path, run_dir: Path, seed: int) -> list[dict[str, Any]]:
@@ -162,7 +175,7 @@ def _examples(dataset: Path, run_dir: Path, seed: int) -> list[dict[str, Any]]:
     for split in splits:
         samples = [sample for sample in iterate_samples(dataset, split) if sample.text is not None]
         count = min(EXAMPLES // len(splits), len(samples))
-        drawn += [samples[number] for number in sorted(rng.choice(len(samples), count, replace=False))]
+        drawn += [_for_browsers(samples[number]) for number in sorted(rng.choice(len(samples), count, replace=False))]
     card = read_card(dataset)
     write_samples(
         drawn,
@@ -186,6 +199,19 @@ def _examples(dataset: Path, run_dir: Path, seed: int) -> list[dict[str, Any]]:
         }
         for sample, reading in zip(drawn, readings, strict=True)
     ]
+
+
+def _for_browsers(sample: Sample) -> Sample:
+    """The sample with frames that every browser shows: what is neither JPEG nor PNG becomes PNG."""
+    return replace(
+        sample,
+        frames=tuple(
+            data
+            if data.startswith((b"\xff\xd8", b"\x89PNG"))
+            else encode_image(decode_image(data, name=sample.sample_id))
+            for data in sample.frames
+        ),
+    )
 
 
 def _leaderboard_row(
@@ -230,7 +256,7 @@ def _machine(precision: str) -> dict[str, Any]:
         name = ""
     return {
         "cpu": name or platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": available_cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "precision": precision,
     }

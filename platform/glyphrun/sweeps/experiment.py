@@ -80,7 +80,7 @@ class Asha(BaseModel):
 
 
 class Budget(BaseModel):
-    """latency_ms: the most that one tracklet of ``frames`` frames may take, median, bytes to text, on one thread."""
+    """latency_ms: the most that one tracklet of ``frames`` frames may take, median, bytes to text, on a trial's cores."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -101,6 +101,17 @@ class Experiment(BaseModel):
     trials: int = Field(9, ge=1)
     cpus_per_trial: int = Field(1, ge=1)
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _rungs_fit(self) -> Experiment:
+        for candidate in self.candidates:
+            steps = candidate.train.get("steps", self.train.steps)
+            if isinstance(steps, int) and steps < self.scheduler.grace_steps:
+                raise ValueError(
+                    f"{candidate.family!r} trains {steps} steps and scheduler.grace_steps is "
+                    f"{self.scheduler.grace_steps}: no trial would reach the first rung; lower grace_steps"
+                )
+        return self
 
     def hash(self) -> str:
         """sha256 of the declaration, whatever the order of its keys."""
@@ -186,7 +197,7 @@ def _load(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
         raise ExperimentError(f"{path} extends itself")
     try:
         declared = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ExperimentError(f"{path} cannot be read: {error}") from None
     if not isinstance(declared, dict):
         raise ExperimentError(f"{path} holds no keys: an experiment starts with name:")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-RULE = "the highest exact match on val among the trials whose median latency meets the budget; ties go to the faster"
+RULE = "The highest exact match on val among the trials whose median latency meets the budget; ties go to the faster."
 
 
 class NoCandidate(RuntimeError):

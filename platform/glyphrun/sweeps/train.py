@@ -7,7 +7,7 @@ that the scheduler of a resumed sweep knows all that the first one knew, and no 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from glyphrun.evaluation.evaluate import Scores, evaluate
 from glyphrun.images import ImageProcessor
 from glyphrun.models.recognizer import Recognizer
 from glyphrun.models.zoo import build, parse_settings
-from glyphrun.sweeps.experiment import Experiment, Trial, plan_trials
+from glyphrun.sweeps.experiment import Experiment, ExperimentError, Trial, plan_trials
 from glyphrun.sweeps.trials import (
     Outcome,
     TrialRecord,
@@ -63,6 +63,9 @@ def run_sweep(
     """
     run_dir = run_dir.absolute()
     trials = plan_trials(experiment)
+    cores = ray.cluster_resources().get("CPU", 0)
+    if experiment.cpus_per_trial > cores:
+        raise ExperimentError(f"cpus_per_trial is {experiment.cpus_per_trial} and the cluster has {cores:g}: lower it")
     for trial in trials:
         folder = trial_folder(run_dir, trial)
         folder.mkdir(parents=True, exist_ok=True)
@@ -98,11 +101,18 @@ def run_sweep(
         ),
     )
     grid = tuner.fit()
+    lost = {}
     for result in (grid[number] for number in range(len(grid))):
         if result.error is not None and result.config is not None:
-            folder = trial_folder(run_dir, Trial.model_validate(result.config["trial"]))
-            write_outcome(folder, Outcome("failed", str(result.error).strip().splitlines()[-1]))
-    return [read_record(run_dir, trial) for trial in trials]
+            lost[result.config["trial"]["id"]] = str(result.error).strip().splitlines()[-1]
+    records = [read_record(run_dir, trial) for trial in trials]
+    # A trial that was lost to a full disk or a killed worker is failed in this attempt; the next one goes on with it.
+    return [
+        replace(record, outcome=Outcome("failed", lost[record.trial.id]))
+        if record.outcome.status == "interrupted" and record.trial.id in lost
+        else record
+        for record in records
+    ]
 
 
 def _train_trial(

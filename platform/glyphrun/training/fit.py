@@ -92,7 +92,8 @@ def fit(
         progress = load_checkpoint(checkpoint, recognizer, optimizer)
         step, seconds = progress["step"], progress["seconds"]
         loss_sum, loss_steps = progress["loss_sum"], progress["loss_steps"]
-        scaler.load_state_dict(progress["scaler"])
+        if progress["scaler"]:  # empty if the run began in another precision
+            scaler.load_state_dict(progress["scaler"])
         reports = progress["reports"]
         yield from (Report(**report) for report in reports)
     while step < settings.steps:
