@@ -81,7 +81,9 @@ def save_bundle(
 
 def write_manifest(folder: Path, manifest: BundleManifest) -> None:
     """Put a manifest, its model card and the hashes of all files into a folder that nobody reads yet."""
-    (folder / MANIFEST).write_text(json.dumps(manifest.model_dump(mode="json"), ensure_ascii=False, indent=2) + "\n")
+    (folder / MANIFEST).write_text(
+        json.dumps(manifest.model_dump(mode="json"), ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
+    )
     (folder / CARD).write_text(_model_card(manifest), encoding="utf-8")
     files = sorted(path.name for path in folder.iterdir() if path.name != SUMS)
     (folder / SUMS).write_text("".join(f"{_sha256(folder / file)}  {file}\n" for file in files))
@@ -99,7 +101,7 @@ def read_manifest(folder: Path) -> BundleManifest:
 def verify(folder: Path) -> None:
     """Check every file against SHA256SUMS. Raises BundleError for a missing, changed or unlisted file."""
     try:
-        lines = (folder / SUMS).read_text().splitlines()
+        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
     except OSError:
         raise BundleError(f"{folder} is no bundle: it has no {SUMS}") from None
     listed: dict[str, str] = {file: digest for digest, _, file in (line.partition("  ") for line in lines) if file}

@@ -82,7 +82,7 @@ def _promote(run_dir: Path, registry: Registry, results: dict[str, Any], stages:
     """Promote the bundle once: a run that is started again finds its version."""
     marker = run_dir / "promoted.json"
     if marker.exists():
-        promoted = json.loads(marker.read_text())
+        promoted = json.loads(marker.read_text(encoding="utf-8"))
         try:
             path = registry.resolve(f"{promoted['name']}@{promoted['version']}")
         except RegistryError:

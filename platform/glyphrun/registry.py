@@ -81,7 +81,7 @@ class Registry:
         return [self._model(pointer.parent) for pointer in sorted(self.root.glob(f"*/{POINTER}"))]
 
     def _model(self, home: Path) -> RegisteredModel:
-        current = json.loads((home / POINTER).read_text())["version"]
+        current = json.loads((home / POINTER).read_text(encoding="utf-8"))["version"]
         return RegisteredModel(home.name, current, self._versions(home), home / str(current) / "bundle")
 
     def _versions(self, home: Path) -> list[int]:
@@ -89,7 +89,7 @@ class Registry:
 
     def _point(self, home: Path, version: int) -> None:
         pointer = home / POINTER
-        history = json.loads(pointer.read_text())["history"] if pointer.exists() else []
+        history = json.loads(pointer.read_text(encoding="utf-8"))["history"] if pointer.exists() else []
         aside = home / f".{POINTER}.part"
         aside.write_text(json.dumps({"version": version, "history": [*history, version]}) + "\n")
         os.replace(aside, pointer)

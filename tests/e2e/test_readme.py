@@ -2,32 +2,91 @@
 
 import json
 import re
+import shlex
+import shutil
+import signal
 import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
 from test_demo import ENVIRONMENT, GLYPHRUN, glyphrun
 
+from glyphrun.data.sample import iterate_samples
+
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.S)
 
 
-@pytest.mark.slow
-def test_the_commands_of_the_verbs_run_one_after_another(tmp_path):
-    lines = next(block for block in BLOCKS if "data simulate" in block).strip().splitlines()
-    (tmp_path / "experiments").symlink_to(Path(__file__).parents[2] / "experiments")
+@pytest.fixture(scope="module")
+def newcomer(tmp_path_factory):
+    """A folder in which the README's block of verbs was run, with what each verb printed."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "experiments").symlink_to(Path(__file__).parents[2] / "experiments")
     printed = {}
-    for line in lines:
-        program, *arguments = line.split()
-        assert program == "glyphrun"
-        done = subprocess.run(
-            [GLYPHRUN, *arguments], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
-        )
+    for line in block_with("data simulate"):
+        done = run(line, folder)
         assert done.returncode == 0, (line, done.stderr)
-        printed[arguments[0]] = done.stdout
+        printed[line.split()[1]] = done.stdout
+    return folder, printed
+
+
+def block_with(words: str) -> list[str]:
+    return next(block for block in BLOCKS if words in block).strip().splitlines()
+
+
+def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    program, *arguments = shlex.split(line)
+    program = GLYPHRUN if program == "glyphrun" else program
+    return subprocess.run(
+        [program, *arguments], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_verbs_run_one_after_another(newcomer):
+    folder, printed = newcomer
     assert json.loads(printed["evaluate"])["n"] == 25
     assert "shirts" in printed["models"]
-    assert (tmp_path / "runs/first/report.html").exists()
+    assert (folder / "runs/first/report.html").exists()
+
+
+@pytest.mark.slow
+def test_your_own_images_are_imported_as_it_says(newcomer):
+    folder, _ = newcomer
+    samples = [sample for sample in iterate_samples(folder / "runs/shirts", "test") if sample.text][:5]
+    with zipfile.ZipFile(folder / "crops.zip", "w") as archive:
+        rows = ["file\ttext\tsplit"]
+        for number, sample in enumerate(samples):
+            archive.writestr(f"{number}.jpg", sample.frames[0])
+            rows.append(f"{number}.jpg\t{sample.text}\ttrain")
+        archive.writestr("labels.tsv", "\n".join([*rows, "missing.jpg\t7\ttrain", ""]))
+    (line,) = block_with("data import")
+    done = run(line, folder)
+    assert done.returncode == 0, done.stderr
+    assert "train 5; 1 rejected" in done.stdout
+    assert [sample.text for sample in iterate_samples(folder / "runs/crops")] == [sample.text for sample in samples]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the README's request is made with curl, which is not here")
+def test_the_request_with_curl_is_answered(newcomer):
+    folder, _ = newcomer
+    sample = next(iterate_samples(folder / "runs/shirts", "test"))
+    for number in range(2):
+        (folder / f"{number}.jpg").write_bytes(sample.frames[number])
+    server = subprocess.Popen(
+        [GLYPHRUN, "serve", "shirts", "--port", "0"], cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert server.stdout is not None
+        url = server.stdout.readline().split("/  ")[0]
+        (line,) = block_with("curl")
+        answer = json.loads(run(line.replace("http://127.0.0.1:8000", url), folder).stdout)
+        assert len(answer["votes"]) == 2
+    finally:
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=60) == 0
 
 
 def test_every_verb_is_listed_and_has_an_example():

@@ -14,7 +14,7 @@ def report_run(run_dir: Path) -> Path:
     path = run_dir / "results.json"
     if not path.exists():
         raise FileNotFoundError(f"{run_dir} has no results.json: the sweep has not finished, run it again to go on")
-    results = json.loads(path.read_text())
+    results = json.loads(path.read_text(encoding="utf-8"))
     frames = {sample.sample_id: sample.frames for sample in iterate_samples(run_dir / "examples")}
     examples = [
         Example(

@@ -39,7 +39,7 @@ def claim_run(run_dir: Path, experiment: Experiment) -> Iterator[None]:
 
 def _claim(run_dir: Path, experiment: Experiment) -> None:
     declared = run_dir / "experiment.json"
-    if declared.exists() and json.loads(declared.read_text())["hash"] != experiment.hash():
+    if declared.exists() and json.loads(declared.read_text(encoding="utf-8"))["hash"] != experiment.hash():
         raise ExperimentError(
             f"{run_dir} holds a run of another experiment: name another --run-dir or remove that folder"
         )
@@ -86,7 +86,7 @@ def sweep_to_results(experiment: Experiment, dataset: Path, run_dir: Path, stage
                 seconds=seconds,
                 progress=lambda step: stage.advance_to(0, step),
             )
-        results: dict[str, Any] = json.loads(path.read_text())
+        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         stage.advance_to(1, results["selection"]["reason"])
     return results
 
@@ -95,7 +95,7 @@ def _claim_dataset(run_dir: Path, dataset: Path) -> None:
     claimed, found = run_dir / "dataset.json", dataset_hash(dataset)
     if not claimed.exists():
         write_json(claimed, {"hash": found})
-    elif json.loads(claimed.read_text())["hash"] != found:
+    elif json.loads(claimed.read_text(encoding="utf-8"))["hash"] != found:
         raise ExperimentError(f"{run_dir} holds a run on other data than {dataset}: name another --run-dir")
 
 
@@ -103,14 +103,14 @@ def _first_start(run_dir: Path) -> datetime:
     path = run_dir / "started.json"
     if not path.exists():
         write_json(path, {"at": datetime.now(UTC).isoformat()})
-    return datetime.fromisoformat(json.loads(path.read_text())["at"])
+    return datetime.fromisoformat(json.loads(path.read_text(encoding="utf-8"))["at"])
 
 
 @contextmanager
 def _wall_time(run_dir: Path) -> Iterator[Callable[[], float]]:
     """Counts the seconds of this scope on top of those of earlier attempts, also when it is broken off."""
     path = run_dir / "wall_time.json"
-    before: float = json.loads(path.read_text())["seconds"] if path.exists() else 0.0
+    before: float = json.loads(path.read_text(encoding="utf-8"))["seconds"] if path.exists() else 0.0
     clock = time.monotonic()
     try:
         yield lambda: before + time.monotonic() - clock

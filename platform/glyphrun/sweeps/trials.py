@@ -64,7 +64,7 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
 def read_outcome(folder: Path) -> Outcome | None:
     """How a trial ended; None if it has not."""
     path = folder / "outcome.json"
-    return Outcome(**json.loads(path.read_text())) if path.exists() else None
+    return Outcome(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
 def read_reports(folder: Path) -> list[dict[str, Any]]:

@@ -61,7 +61,7 @@ def read_progress(folder: Path) -> dict[str, Any] | None:
     found = find_checkpoint(folder)
     if found is None:
         return None
-    progress: dict[str, Any] = json.loads((found / "state.json").read_text())["progress"]
+    progress: dict[str, Any] = json.loads((found / "state.json").read_text(encoding="utf-8"))["progress"]
     return progress
 
 
@@ -76,7 +76,7 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
     device = next(model.parameters()).device
     try:
         model.load_state_dict(load_file(found / "weights.safetensors", device=str(device)))
-        stored = json.loads((found / "state.json").read_text())
+        stored = json.loads((found / "state.json").read_text(encoding="utf-8"))
         if optimizer is not None:
             entries: dict[int, dict[str, Any]] = {}
             tensors = load_file(found / "optimizer.safetensors", device=str(device))
