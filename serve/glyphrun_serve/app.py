@@ -118,7 +118,7 @@ def run(settings: ServeSettings, *, host: str = "127.0.0.1", port: int = 8000) -
     # Leaving a cluster that is someone else's would leave the application on it.
     owns_ray = not ray.is_initialized() and not os.environ.get("RAY_ADDRESS")
     if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     server = Server(f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}", owns_ray)
     if serve.status().proxies:
         if owns_ray:

@@ -10,6 +10,7 @@ from pydantic import Field, TypeAdapter
 from glyphrun.models.parseq import PARSeq, PARSeqSettings
 from glyphrun.models.query_digits import QueryDigits, QueryDigitsSettings
 from glyphrun.models.recognizer import Recognizer
+from glyphrun.overlay import overlay
 
 RecognizerSettings = Annotated[PARSeqSettings | QueryDigitsSettings, Field(discriminator="kind")]
 _SETTINGS: TypeAdapter[PARSeqSettings | QueryDigitsSettings] = TypeAdapter(RecognizerSettings)
@@ -42,7 +43,7 @@ def recognizer_settings(name: str, changes: dict[str, Any] | None = None) -> PAR
     if name not in ZOO:
         near = get_close_matches(name, ZOO, n=3, cutoff=0.4) or sorted(ZOO)
         raise ValueError(f"no recognizer is called {name!r}: did you mean {' or '.join(near)}?")
-    return _SETTINGS.validate_python(_merged(ZOO[name], changes or {}))
+    return _SETTINGS.validate_python(overlay(ZOO[name], changes or {}))
 
 
 def parse_settings(settings: dict[str, Any]) -> PARSeqSettings | QueryDigitsSettings:
@@ -60,11 +61,3 @@ def build(settings: PARSeqSettings | QueryDigitsSettings, charset: str, max_leng
             f"{charset!r} and labels of up to {max_length} characters: choose a PARSeq"
         )
     return QueryDigits(settings)
-
-
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in changes.items():
-        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merged(merged[key], value) if nested else value
-    return merged

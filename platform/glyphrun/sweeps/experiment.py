@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.models.zoo import recognizer_settings
+from glyphrun.overlay import overlay
 from glyphrun.training.fit import TrainSettings
 
 
@@ -202,15 +203,7 @@ def _load(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(declared, dict):
         raise ExperimentError(f"{path} holds no keys: an experiment starts with name:")
     base = declared.pop("extends", None)
-    return declared if base is None else _over(_load(path.parent / base, (*chain, path)), declared)
-
-
-def _over(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in changes.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _over(merged[key], value) if both else value
-    return merged
+    return declared if base is None else overlay(_load(path.parent / base, (*chain, path)), declared)
 
 
 def _set(settings: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
