@@ -5,7 +5,9 @@
 import logging
 import os
 import socket
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Self
@@ -55,10 +57,11 @@ class Server:
     owns_ray: bool
 
     def stop(self) -> None:
-        if self.owns_ray:
-            ray.shutdown()  # takes Serve's processes with it
-        else:
+        # Serve kills its controller in the middle of the farewell, which Ray then prints as an error of nobody's.
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             serve.shutdown()
+            if self.owns_ray:
+                ray.shutdown()
 
     def __enter__(self) -> Self:
         return self
