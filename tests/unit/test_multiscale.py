@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pydantic import ValidationError
+from torch import nn
 
+from glyphrun.models.encoder import EncoderSettings, FrameEncoder
 from glyphrun.models.multiscale import DepthFusion, depths
 
 
@@ -53,3 +56,46 @@ def test_every_depth_is_learned_from_the_first_step_on():
 def test_the_number_of_features_must_be_that_of_the_scales():
     with pytest.raises(ValueError, match="zip"):
         DepthFusion(8, 2)([torch.zeros(1, 1, 8)])
+
+
+SETTINGS = EncoderSettings(image=(16, 16), patch=(8, 8), width=16, depth=3, heads=2)
+
+
+def test_an_encoder_of_one_scale_has_no_weights_for_it():
+    assert not [name for name in FrameEncoder(SETTINGS).state_dict() if "depth" in name]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scales", [2, 3])
+def test_a_new_encoder_of_several_scales_reads_as_one_of_the_same_seed_without(scales):
+    frames = torch.randn(2, 3, 16, 16)
+    torch.manual_seed(0)
+    plain = FrameEncoder(SETTINGS).eval()
+    torch.manual_seed(0)
+    fused = FrameEncoder(SETTINGS.model_copy(update={"scales": scales})).eval()
+    assert torch.equal(fused(frames), plain(frames))
+    assert {name: weight.shape for name, weight in plain.state_dict().items()}.items() <= {
+        name: weight.shape for name, weight in fused.state_dict().items()
+    }.items()
+
+
+@torch.no_grad()
+def test_an_encoder_adds_the_blocks_at_the_named_depths():
+    torch.manual_seed(0)
+    encoder = FrameEncoder(SETTINGS.model_copy(update={"depth": 4, "scales": 3})).eval()  # blocks 1, 2 and 4
+    nn.init.eye_(encoder.depth_fusion.projections[0].weight)
+    nn.init.eye_(encoder.depth_fusion.projections[1].weight)
+    outputs: list[torch.Tensor] = []
+    for block in encoder.blocks:
+        block.register_forward_hook(lambda _, __, output: outputs.append(output))
+    features = encoder(torch.randn(2, 3, 16, 16))
+    assert features.shape == (2, 4, 16)
+    expected = encoder.norm(outputs[3]) + sum(torch.layer_norm(outputs[block], (16,)) for block in (0, 1))
+    torch.testing.assert_close(features, expected, atol=1e-4, rtol=0)
+
+
+def test_settings_refuse_more_scales_than_blocks_or_than_three():
+    with pytest.raises(ValidationError, match="scales 3 cannot be taken from an encoder of 2 blocks"):
+        EncoderSettings(depth=2, scales=3)
+    with pytest.raises(ValidationError, match="scales"):
+        EncoderSettings(scales=4)

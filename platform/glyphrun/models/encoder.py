@@ -10,9 +10,11 @@ from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from glyphrun.models.multiscale import DepthFusion, depths
+
 
 class EncoderSettings(BaseModel):
-    """Sizes of a frame encoder; height, width and patch in pixels."""
+    """Sizes of a frame encoder; height, width and patch in pixels. scales: how many depths make up its features."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -24,11 +26,13 @@ class EncoderSettings(BaseModel):
     heads: int = Field(6, ge=1)
     mlp_ratio: float = Field(4.0, gt=0)
     drop_path: float = Field(0.0, ge=0, lt=1)
+    scales: int = Field(1, ge=1, le=3)
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> EncoderSettings:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        depths(self.depth, self.scales)
         for side, image, patch in zip(("height", "width"), self.image, self.patch, strict=True):
             if image % patch:
                 raise ValueError(f"the image's {side} {image} is not a multiple of the patch's {patch}")
@@ -92,6 +96,9 @@ class FrameEncoder(VisionTransformer):
             class_token=False,
             embed_layer=ConvolutionalStem if settings.stem == "convolution" else PatchEmbed,
         )
+        self.shallow_blocks = [block - 1 for block in depths(settings.depth, settings.scales)[:-1]]
+        if self.shallow_blocks:
+            self.depth_fusion = DepthFusion(settings.width, settings.scales)
         if settings.stem == "convolution":
             # Places that look alike at first hold a short training back for hundreds of steps.
             with torch.no_grad():
@@ -104,4 +111,7 @@ class FrameEncoder(VisionTransformer):
             x = x.contiguous(memory_format=torch.channels_last)  # a third off a convolutional stem on a CPU
         for block in self.blocks:
             block.attn.fused_attn = fused
-        return self.forward_features(x)
+        if not self.shallow_blocks:
+            return self.forward_features(x)
+        deepest, shallower = self.forward_intermediates(x, indices=self.shallow_blocks, output_fmt="NLC")
+        return self.depth_fusion([*shallower, deepest])
