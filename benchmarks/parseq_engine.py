@@ -34,7 +34,7 @@ def main() -> None:
     torch.manual_seed(asked.seed)
     device = default_device()
     codec, processor = Codec(DIGITS, asked.max_length), ImageProcessor(height=32, width=128)
-    recognizer = build(recognizer_settings("parseq-tiny"), codec.charset, codec.max_length)
+    recognizer = build(recognizer_settings("parseq-tiny"), codec)
     assert isinstance(recognizer, PARSeq)
     spread_answers(recognizer)
     published = copy.deepcopy(recognizer).to(device).eval()

@@ -37,7 +37,7 @@ def main() -> None:
         settings = recognizer_settings(name)
         height, width = settings.encoder.image
         engine = Engine(
-            build(settings, DIGITS, 2),
+            build(settings, Codec(DIGITS, 2)),
             Codec(DIGITS, 2),
             ImageProcessor(height=height, width=width),
             precision=asked.precision,

@@ -19,6 +19,8 @@ from glyphrun.engine import Engine
 from glyphrun.images import ImageProcessor
 from glyphrun.models.recognizer import Recognizer
 from glyphrun.models.zoo import build, parse_settings
+from glyphrun.recipe import read_codec, write_codec
+from glyphrun.subwords import SubwordCodec
 from glyphrun.text import Codec
 
 WEIGHTS, MANIFEST, CARD, SUMS = "weights.safetensors", "manifest.json", "MODEL_CARD.md", "SHA256SUMS"
@@ -49,7 +51,7 @@ def save_bundle(
     *,
     name: str,
     recognizer: Recognizer,
-    codec: Codec,
+    codec: Codec | SubwordCodec,
     processor: ImageProcessor,
     decode: DecodeSettings,
     metrics: dict[str, Any],
@@ -66,7 +68,7 @@ def save_bundle(
         manifest = BundleManifest(
             name=name,
             recognizer=recognizer.settings.model_dump(mode="json"),
-            codec=codec.to_json(),
+            codec=write_codec(codec, aside),
             processor=processor,
             decode=decode,
             metrics=metrics,
@@ -124,8 +126,8 @@ def verify(folder: Path) -> None:
 def load_engine(folder: Path, device: torch.device | None = None, precision: Precision | None = None) -> Engine:
     """The engine of a bundle, after every hash was checked. Raises BundleError."""
     manifest = read_manifest(folder)
-    codec = Codec.from_json(manifest.codec)
-    recognizer = build(parse_settings(manifest.recognizer), codec.charset, codec.max_length)
+    codec = read_codec(manifest.codec, folder)
+    recognizer = build(parse_settings(manifest.recognizer), codec)
     try:
         recognizer.load_state_dict(load_file(folder / WEIGHTS))
     except RuntimeError as error:
@@ -158,8 +160,7 @@ def _model_card(manifest: BundleManifest) -> str:
         [
             f"# {manifest.name}, version {manifest.version}",
             "",
-            f"A {manifest.recognizer['kind']} recognizer of {len(manifest.codec['charset'])} characters, "
-            f"labels of up to {manifest.codec['max_length']}.",
+            f"A {manifest.recognizer['kind']} recognizer of {_vocabulary(manifest.codec)}.",
             "",
             "| split | n | exact match | 95 % interval | CER |",
             "|---|---|---|---|---|",
@@ -169,3 +170,9 @@ def _model_card(manifest: BundleManifest) -> str:
             "",
         ]
     )
+
+
+def _vocabulary(codec: dict[str, Any]) -> str:
+    if codec.get("kind") == "subwords":
+        return f"subwords, labels of up to {codec['max_length']} of them"
+    return f"{len(codec['charset'])} characters, labels of up to {codec['max_length']}"

@@ -7,24 +7,23 @@ is served.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import exp
 from time import perf_counter
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from glyphrun.batching import batches_of_similar_size
 from glyphrun.decoding.search import search
 from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.decoding.vote import Ballot, Hypothesis, frame_ballots, vote
 from glyphrun.device import Precision, default_device, default_precision
-from glyphrun.images import ImageProcessor, decode_image
+from glyphrun.images import FrameStack, ImageProcessor, decode_image, pad_stacks, stack_frames
 from glyphrun.models.recognizer import Memory, Recognizer, TokenHypothesis
+from glyphrun.subwords import SubwordCodec
 from glyphrun.text import Codec
-
-PADDED_FRAMES = 512  # of one pass through the encoder: larger batches are no faster and take memory without bound
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Engine:
     def __init__(
         self,
         recognizer: Recognizer,
-        codec: Codec,
+        codec: Codec | SubwordCodec,
         processor: ImageProcessor,
         settings: DecodeSettings | None = None,
         *,
@@ -86,40 +85,59 @@ class Engine:
         # One thread: small images spend their time under the interpreter's lock, and more threads only fight for it.
         prepared = [self.prepare(frames, name=label) for frames, label in zip(items, labels, strict=True)]
         timings = {"decode": _milliseconds(started)}
-        return [
-            prediction
-            for chunk in _chunks(prepared)
-            for prediction in self.read_prepared(chunk, explain=explain, timings=timings)
-        ]
+        return self.read_prepared(prepared, explain=explain, timings=timings)
 
-    def prepare(self, frames: Sequence[bytes], *, name: str) -> np.ndarray:
-        """The encoded frames of one item → (T, 3, H, W) uint8. Raises ImageError naming the item and the frame."""
+    def prepare(self, frames: Sequence[bytes], *, name: str) -> FrameStack:
+        """The encoded frames of one item at the recognizer's size. Raises ImageError naming the item and the frame."""
         if not frames:
             raise ValueError(f"{name} has no frames: give at least one image")
         named = [(f"{name}, frame {number}" if len(frames) > 1 else name, data) for number, data in enumerate(frames)]
-        return np.stack([self.processor(decode_image(data, name=label)).pixels for label, data in named])
+        ready = [self.processor(decode_image(data, name=label)) for label, data in named]
+        return stack_frames(ready, self.processor.padding)
 
     def read_prepared(
-        self, items: Sequence[np.ndarray], *, explain: bool = False, timings: dict[str, float] | None = None
+        self,
+        items: Sequence[FrameStack],
+        *,
+        explain: bool = False,
+        timings: dict[str, float] | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> list[Prediction]:
-        """items: (T, 3, H, W) uint8 each, T may differ."""
-        frames, mask = pad_frames(items)
-        return self.read_batch(torch.from_numpy(frames), torch.from_numpy(mask), explain=explain, timings=timings)
+        """Prepared items of any shapes in, predictions in their order out; items of similar size are read together.
+
+        progress is told how many items each batch had.
+        """
+        found: dict[int, Prediction] = {}
+        for batch in batches_of_similar_size([item.shape for item in items]):
+            padded = pad_stacks([items[number] for number in batch], self.processor.padding)
+            frames, mask, sizes = map(torch.from_numpy, padded)
+            read = self.read_batch(frames, mask, sizes, explain=explain, timings=timings)
+            found.update(zip(batch, read, strict=True))
+            if progress:
+                progress(len(batch))
+        return [found[number] for number in range(len(items))]
 
     @torch.inference_mode()
     def read_batch(
-        self, frames: Tensor, frame_mask: Tensor, *, explain: bool = False, timings: dict[str, float] | None = None
+        self,
+        frames: Tensor,
+        frame_mask: Tensor,
+        sizes: Tensor | None = None,
+        *,
+        explain: bool = False,
+        timings: dict[str, float] | None = None,
     ) -> list[Prediction]:
-        """frames: (B, T, 3, H, W) uint8; frame_mask: (B, T) bool, True where a frame exists."""
+        """frames: (B, T, 3, H, W) uint8; frame_mask: (B, T) bool, True where a frame exists; sizes: (B, T, 2) long."""
         started = perf_counter()
         frame_mask = frame_mask.to(self.device)
         pixels = self.processor.normalise(frames.to(self.device), getattr(torch, self.precision))
-        memory = self.recognizer.encode(pixels, frame_mask)
+        memory = self.recognizer.encode(pixels, frame_mask, None if sizes is None else sizes.to(self.device))
         encoded = perf_counter()
         found = self._hypotheses(memory)
         alone = found if not self.recognizer.reads_frames_together else None
         if explain and alone is None:
-            alone = self._hypotheses(self.recognizer.split_frames(memory))
+            each = torch.arange(len(memory.frame_tokens), device=self.device).unsqueeze(1)
+            alone = self._hypotheses(self.recognizer.regroup(memory, each, torch.ones_like(each, dtype=torch.bool)))
         counts = frame_mask.sum(1).tolist()
         stages = {**(timings or {}), "encode": (encoded - started) * 1e3, "search": _milliseconds(encoded)}
         by_frame = None if alone is None else _grouped(alone, counts)
@@ -136,7 +154,8 @@ class Engine:
         return [[self._text(found) for found in item] for item in search(self.recognizer, memory, self.settings)]
 
     def _text(self, found: TokenHypothesis) -> Hypothesis:
-        return Hypothesis(self.codec.decode(found.tokens), found.log_prob, found.token_log_probs)
+        text, pieces = self.codec.decode(found.tokens), self.codec.pieces(found.tokens)
+        return Hypothesis(text, found.log_prob, found.token_log_probs, pieces)
 
     def _prediction(
         self, n_best: Sequence[Hypothesis], votes: Sequence[Ballot], timings: dict[str, float]
@@ -152,27 +171,6 @@ class Engine:
             timings=dict(timings),
             provenance=self.provenance,
         )
-
-
-def _chunks(items: Sequence[np.ndarray]) -> Iterator[Sequence[np.ndarray]]:
-    """Neighbouring items in batches of at most PADDED_FRAMES frames, padding counted."""
-    start = 0
-    for end in range(1, len(items) + 1):
-        longest = max(map(len, items[start : end + 1]))
-        if end == len(items) or longest * (end + 1 - start) > PADDED_FRAMES:
-            yield items[start:end]
-            start = end
-
-
-def pad_frames(items: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """(T, 3, H, W) uint8 each → frames (B, longest, 3, H, W) uint8 and mask (B, longest) bool."""
-    longest = max(len(item) for item in items)
-    frames = np.zeros((len(items), longest, *items[0].shape[1:]), np.uint8)
-    mask = np.zeros((len(items), longest), bool)
-    for number, item in enumerate(items):
-        frames[number, : len(item)] = item
-        mask[number, : len(item)] = True
-    return frames, mask
 
 
 def _grouped(found: list[list[Hypothesis]], counts: list[int]) -> list[list[list[Hypothesis]]]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil, floor, sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image, ImageOps
-from pydantic import BaseModel, ConfigDict, Field
+
+from glyphrun.inputs import InputSettings
 
 if TYPE_CHECKING:
     import torch
@@ -18,9 +21,7 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 40_000_000
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-
-PositiveFloat = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+MAX_ASPECT = 200  # of a picture whose size follows a pixel budget, as in the published image processors
 
 
 class ImageError(ValueError):
@@ -99,47 +100,87 @@ class Frame:
     """One image at a recognizer's input size."""
 
     pixels: np.ndarray  # (3, H, W) uint8
-    mask: np.ndarray  # (H, W) bool, True on the image and False on padding
+    size: tuple[int, int]  # height and width of the picture at the left and the top; the rest is padding
 
 
-class ImageProcessor(BaseModel):
-    """How images become a recognizer's input; saved as JSON in the bundle and loaded from it.
+@dataclass(frozen=True)
+class FrameStack:
+    """The frames of one item at a recognizer's input size."""
 
-    `squeeze` fills height × width and ignores the aspect; `keep-aspect` fits the image in, at the left and the
-    top, and pads the rest. Mean and standard deviation are per channel on pixels of 0 to 1.
-    """
+    pixels: np.ndarray  # (T, 3, H, W) uint8, each frame at the left and the top, the rest padding
+    sizes: np.ndarray  # (T, 2) int64, height and width of each picture
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Frames, height and width."""
+        frames, _, height, width = self.pixels.shape
+        return frames, height, width
 
-    height: int = Field(gt=0)
-    width: int = Field(gt=0)
-    resize: Literal["squeeze", "keep-aspect"] = "squeeze"
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-    padding: int = Field(default=0, ge=0, le=255)
-    mean: tuple[Fraction, Fraction, Fraction] = (0.5, 0.5, 0.5)
-    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.5, 0.5, 0.5)
+
+def stack_frames(frames: Sequence[Frame], padding: int = 0) -> FrameStack:
+    """Frames of any sizes, padded to the largest."""
+    height, width = (max(frame.pixels.shape[axis] for frame in frames) for axis in (1, 2))
+    pixels = np.full((len(frames), 3, height, width), padding, np.uint8)
+    for place, frame in zip(pixels, frames, strict=True):
+        place[:, : frame.pixels.shape[1], : frame.pixels.shape[2]] = frame.pixels
+    return FrameStack(pixels, np.array([frame.size for frame in frames], np.int64))
+
+
+def pad_stacks(stacks: Sequence[FrameStack], padding: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Items of any shapes → frames (B, T, 3, H, W) uint8, mask (B, T) bool, True = exists, and sizes (B, T, 2) int64."""
+    longest, height, width = (max(stack.shape[axis] for stack in stacks) for axis in range(3))
+    frames = np.full((len(stacks), longest, 3, height, width), padding, np.uint8)
+    mask = np.zeros((len(stacks), longest), bool)
+    sizes = np.zeros((len(stacks), longest, 2), np.int64)
+    for row, stack in enumerate(stacks):
+        count, high, wide = stack.shape
+        frames[row, :count, :, :high, :wide] = stack.pixels
+        mask[row, :count] = True
+        sizes[row, :count] = stack.sizes
+    return frames, mask, sizes
+
+
+class ImageProcessor(InputSettings):
+    """How images become a recognizer's input; saved as JSON in the bundle and loaded from it."""
 
     def __call__(self, image: np.ndarray) -> Frame:
-        """Resize (H', W', 3) uint8 pixels, with antialiasing, to this processor's size."""
+        """Resize (H', W', 3) uint8 pixels, with antialiasing, as the settings say."""
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
             raise ImageError(f"An image is (H, W, 3) uint8; this one is {image.shape} {image.dtype}.")
         height, width = self._fitted(image.shape[0], image.shape[1])
         method = Image.Resampling.BICUBIC if self.interpolation == "bicubic" else Image.Resampling.BILINEAR
         resized = np.asarray(Image.fromarray(image).resize((width, height), method))
-        pixels = np.full((3, self.height, self.width), self.padding, np.uint8)
+        whole = (height, width) if self.varies else (self.height, self.width)
+        pixels = np.full((3, *whole), self.padding, np.uint8)
         pixels[:, :height, :width] = resized.transpose(2, 0, 1)
-        mask = np.zeros((self.height, self.width), bool)
-        mask[:height, :width] = True
-        return Frame(pixels, mask)
+        return Frame(pixels, (height, width))
 
     def _fitted(self, height: int, width: int) -> tuple[int, int]:
         if self.resize == "squeeze":
             return self.height, self.width
+        if self.resize == "line":
+            return self.height, min(self.width, max(1, round(width * self.height / height)))
+        if self.resize == "budget":
+            return self._within_budget(height, width)
         scale = min(self.height / height, self.width / width)
         return (
             min(self.height, max(1, round(height * scale))),
             min(self.width, max(1, round(width * scale))),
         )
+
+    def _within_budget(self, height: int, width: int) -> tuple[int, int]:
+        """Both sides rounded to the multiple, then down or up together if the area is out of bounds (arXiv 2409.12191)."""
+        if max(height, width) > MAX_ASPECT * min(height, width):
+            raise ImageError(f"The image is {width} × {height}, longer than {MAX_ASPECT} times its other side; cut it.")
+        step, most = self.multiple, self.height * self.width
+        fitted = [max(step, round(side / step) * step) for side in (height, width)]
+        if fitted[0] * fitted[1] > most:
+            shrink = sqrt(height * width / most)
+            fitted = [max(step, floor(side / shrink / step) * step) for side in (height, width)]
+        elif fitted[0] * fitted[1] < self.min_pixels:
+            grow = sqrt(self.min_pixels / (height * width))
+            fitted = [ceil(side * grow / step) * step for side in (height, width)]
+        return fitted[0], fitted[1]
 
     def normalise(self, frames: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
         """(…, 3, H, W) uint8 to floats ((pixel / 255) - mean) / std on the same device, float32 by default."""

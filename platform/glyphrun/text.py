@@ -139,6 +139,10 @@ class Codec:
             characters.append(self.charset[token - 1])
         return "".join(characters)
 
+    def pieces(self, ids: Iterable[int]) -> tuple[str, ...]:
+        """What each token up to the first end stands for: a character."""
+        return tuple(self.decode(ids))
+
     def to_json(self) -> dict[str, Any]:
         """The codec as a JSON object, with the normal form it stands for."""
         return {"charset": self.charset, "max_length": self.max_length, "normal_form": NORMAL_FORM}

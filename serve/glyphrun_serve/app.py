@@ -101,7 +101,7 @@ def model_card(bundle: Path) -> ModelCard:
         name=manifest["name"],
         version=str(manifest["version"]),
         kind=manifest["recognizer"]["kind"],
-        charset=manifest["codec"]["charset"],
+        charset=manifest["codec"].get("charset", ""),
         max_length=manifest["codec"]["max_length"],
         height=manifest["processor"]["height"],
         width=manifest["processor"]["width"],

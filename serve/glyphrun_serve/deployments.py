@@ -22,6 +22,7 @@ from ray.serve.handle import DeploymentHandle
 from glyphrun.bundle import load_engine
 from glyphrun.device import Precision
 from glyphrun.engine import Prediction
+from glyphrun.images import FrameStack, stack_frames
 from glyphrun_serve.limits import Limits
 from glyphrun_serve.routes import Busy, Unreadable, http_app
 from glyphrun_serve.schemas import ModelCard
@@ -43,7 +44,7 @@ class Batching(BaseModel):
 class Prepared:
     """One decoded item that waits for its batch."""
 
-    pixels: np.ndarray  # (T, 3, H, W) uint8
+    stack: FrameStack
     explain: bool
     decode_ms: float
     since: float
@@ -67,11 +68,11 @@ class RecognizerReplica:
         """Read the encoded frames of one item."""
         started = perf_counter()
         try:
-            pixels = await asyncio.to_thread(self._engine.prepare, frames, name=name)
+            stack = await asyncio.to_thread(self._engine.prepare, frames, name=name)
         except ValueError as error:
             return Unreadable(str(error))
         since = perf_counter()
-        return await self._batched(Prepared(pixels, explain, (since - started) * 1e3, since))
+        return await self._batched(Prepared(stack, explain, (since - started) * 1e3, since))
 
     async def ready(self) -> bool:
         """True: a replica takes no calls before it is constructed, and it warms up while it is."""
@@ -86,7 +87,7 @@ class RecognizerReplica:
         for explain in (False, True):
             chosen = [number for number, item in enumerate(items) if item.explain == explain]
             if chosen:
-                predictions = self._engine.read_prepared([items[number].pixels for number in chosen], explain=explain)
+                predictions = self._engine.read_prepared([items[number].stack for number in chosen], explain=explain)
                 found.update(zip(chosen, predictions, strict=True))
         return [
             replace(
@@ -101,9 +102,10 @@ class RecognizerReplica:
         ]
 
     def _warm_up(self, most: int) -> None:
-        size = (3, self._engine.processor.height, self._engine.processor.width)
+        height, width = self._engine.processor.height, self._engine.processor.width
         for items, frames in ((1, 1), (1, WARM_UP_FRAMES), (most, WARM_UP_FRAMES)):
-            self._engine.read_prepared([np.zeros((frames, *size), np.uint8)] * items, explain=True)
+            blank = [self._engine.processor(np.zeros((height, width, 3), np.uint8))] * frames
+            self._engine.read_prepared([stack_frames(blank)] * items, explain=True)
 
 
 class Ingress:

@@ -102,8 +102,8 @@ class Health(BaseModel):
 def answer(prediction: Prediction, model: ModelIdentity, total_ms: float) -> Answer:
     """The wire form of a prediction; total_ms is the time that the request took inside the server."""
     best = prediction.n_best[0]
-    # Recognizers score the end of a text after its characters, so the two differ in length.
-    characters = zip(best.text, best.token_log_probs, strict=False)
+    # Recognizers score the end of a text after its tokens, so the two differ in length.
+    characters = zip(best.pieces or best.text, best.token_log_probs, strict=False)
     return Answer(
         text=prediction.text,
         confidence=prediction.confidence,

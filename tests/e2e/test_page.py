@@ -42,7 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("bundles") / "untrained"
     save_bundle(
         folder,
-        recognizer=build(chosen, DIGITS, 2),
+        recognizer=build(chosen, Codec(DIGITS, 2)),
         codec=Codec(DIGITS, 2),
         processor=ImageProcessor(height=height, width=width),
         decode=DecodeSettings(n_best=3),

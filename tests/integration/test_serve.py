@@ -50,7 +50,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(7)
     chosen = recognizer_settings("query-digits-nano")
     height, width = chosen.encoder.image
-    recognizer = build(chosen, DIGITS, 2)
+    recognizer = build(chosen, Codec(DIGITS, 2))
     # Fresh weights read almost the same in every image; larger ones tell images apart.
     with torch.no_grad():
         for parameter in recognizer.parameters():

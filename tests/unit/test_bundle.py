@@ -21,7 +21,7 @@ def bundle(tmp_path):
     save_bundle(
         tmp_path / "bundle",
         name="numbers",
-        recognizer=build(recognizer_settings("parseq-nano", {"fusion": "concatenate"}), DIGITS, 2),
+        recognizer=build(recognizer_settings("parseq-nano", {"fusion": "concatenate"}), Codec(DIGITS, 2)),
         codec=Codec(DIGITS, 2),
         processor=ImageProcessor(height=40, width=40),
         decode=DecodeSettings(refine_iters=1),
@@ -34,7 +34,7 @@ def bundle(tmp_path):
 def test_a_loaded_bundle_reads_as_the_recognizer_that_was_saved(bundle):
     engine = load_engine(bundle)
     torch.manual_seed(3)
-    original = build(recognizer_settings("parseq-nano", {"fusion": "concatenate"}), DIGITS, 2)
+    original = build(recognizer_settings("parseq-nano", {"fusion": "concatenate"}), Codec(DIGITS, 2))
     for name, weight in original.state_dict().items():
         assert torch.equal(weight, engine.recognizer.state_dict()[name]), name
     frame = encode_image(np.random.default_rng(0).integers(0, 255, (50, 40, 3), np.uint8))
@@ -72,7 +72,7 @@ def test_a_folder_that_exists_is_not_overwritten_and_nothing_half_written_stays(
         save_bundle(
             bundle,
             name="numbers",
-            recognizer=build(recognizer_settings("query-digits-nano"), DIGITS, 2),
+            recognizer=build(recognizer_settings("query-digits-nano"), Codec(DIGITS, 2)),
             codec=Codec(DIGITS, 2),
             processor=ImageProcessor(height=40, width=40),
             decode=DecodeSettings(),

@@ -11,7 +11,7 @@ from glyphrun.text import DIGITS, Codec
 
 
 def engine(name: str, height: int, width: int) -> Engine:
-    recognizer = build(recognizer_settings(name), DIGITS, 2)
+    recognizer = build(recognizer_settings(name), Codec(DIGITS, 2))
     return Engine(recognizer, Codec(DIGITS, 2), ImageProcessor(height=height, width=width))
 
 

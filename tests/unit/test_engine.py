@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from glyphrun.decoding.settings import DecodeSettings
-from glyphrun.engine import Engine, Prediction, pad_frames
-from glyphrun.images import ImageError, ImageProcessor, encode_image
+from glyphrun.engine import Engine, Prediction
+from glyphrun.images import FrameStack, ImageError, ImageProcessor, encode_image, pad_stacks
 from glyphrun.models.encoder import EncoderSettings
 from glyphrun.models.parseq import PARSeq, PARSeqSettings
 from glyphrun.models.query_digits import QueryDigits, QueryDigitsSettings
@@ -89,8 +89,8 @@ def test_bytes_pixels_and_tensors_are_read_alike(make, fusion, items):
     assert len({prediction.text for prediction in read}) > 1
     prepared = [engine.prepare(frames, name="x") for frames in items]
     same(read, engine.read_prepared(prepared))
-    frames, mask = pad_frames(prepared)
-    same(read, engine.read_batch(torch.from_numpy(frames), torch.from_numpy(mask)))
+    frames, mask, sizes = map(torch.from_numpy, pad_stacks(prepared))
+    same(read, engine.read_batch(frames, mask, sizes))
 
 
 @pytest.mark.parametrize(("make", "fusion"), RECOGNIZERS)
@@ -131,7 +131,7 @@ def test_frames_read_alone_win_by_their_summed_probabilities(items):
     for frame in items[5]:
         ranked = engine.recognizer.rank(
             engine.recognizer.encode(
-                engine.processor.normalise(torch.from_numpy(engine.prepare([frame], name="x"))[None]),
+                engine.processor.normalise(torch.from_numpy(engine.prepare([frame], name="x").pixels)[None]),
                 torch.ones(1, 1, dtype=torch.bool),
             ),
             111,
@@ -194,10 +194,15 @@ def test_reading_leaves_the_recognizer_without_gradients_and_out_of_training(ite
 
 
 def test_padding_is_marked_as_absent():
-    frames, mask = pad_frames([np.full((1, 3, 2, 2), 7, np.uint8), np.full((3, 3, 2, 2), 9, np.uint8)])
+    short = FrameStack(np.full((1, 3, 2, 2), 7, np.uint8), np.array([[2, 2]]))
+    long = FrameStack(np.full((3, 3, 2, 4), 9, np.uint8), np.array([[2, 4], [1, 4], [2, 3]]))
+    frames, mask, sizes = pad_stacks([short, long], padding=5)
+    assert frames.shape == (2, 3, 3, 2, 4)
     assert mask.tolist() == [[True, False, False], [True, True, True]]
-    assert frames[mask].mean() == (7 + 3 * 9) / 4
-    assert frames[~mask].max() == 0
+    assert frames[0, 0, :, :, :2].mean() == 7 and frames[0, 0, :, :, 2:].mean() == 5
+    assert frames[1].mean() == 9
+    assert frames[~mask].max() == 5
+    assert sizes.tolist() == [[[2, 2], [0, 0], [0, 0]], [[2, 4], [1, 4], [2, 3]]]
 
 
 def test_many_items_are_read_in_bounded_batches_with_the_same_answers(items):
@@ -206,9 +211,9 @@ def test_many_items_are_read_in_bounded_batches_with_the_same_answers(items):
     sizes = []
     encode = engine.recognizer.encode
 
-    def watched(frames, mask):
+    def watched(frames, mask, pictures):
         sizes.append(mask.numel())
-        return encode(frames, mask)
+        return encode(frames, mask, pictures)
 
     engine.recognizer.encode = watched
     read = engine.read(many)

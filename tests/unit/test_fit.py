@@ -18,7 +18,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from glyphrun.data.batches import FrameArrays
 from glyphrun.engine import Engine
 from glyphrun.evaluation.evaluate import Scores, evaluate
-from glyphrun.images import ImageProcessor
+from glyphrun.images import Frame, ImageProcessor
 from glyphrun.models.recognizer import Recognizer
 from glyphrun.models.zoo import build, recognizer_settings
 from glyphrun.text import DIGITS, Codec
@@ -39,8 +39,8 @@ def tracklets(items: int = 24, digits: int | None = None) -> FrameArrays:
     base = rng.integers(0, 256, (items, 3, 16, 24))
     frames = np.repeat(base, counts, axis=0) + rng.integers(-20, 20, (counts.sum(), 3, 16, 24))
     lengths = [int(rng.integers(0, 3)) if digits is None else digits for _ in range(items)]
-    return FrameArrays(
-        frames.clip(0, 255).astype(np.uint8),
+    return FrameArrays.of_frames(
+        [Frame(frame, (16, 24)) for frame in frames.clip(0, 255).astype(np.uint8)],
         np.concatenate([[0], counts.cumsum()]),
         tuple("".join(rng.choice(list(DIGITS), length)) for length in lengths),
         tuple(f"s{number}" for number in range(items)),
@@ -49,7 +49,7 @@ def tracklets(items: int = 24, digits: int | None = None) -> FrameArrays:
 
 def recognizer(name: str = "parseq-nano", **changes: object) -> Recognizer:
     torch.manual_seed(1)
-    return build(recognizer_settings(name, {"encoder": SMALL, "decoder_heads": 2, **changes}), DIGITS, 2)
+    return build(recognizer_settings(name, {"encoder": SMALL, "decoder_heads": 2, **changes}), Codec(DIGITS, 2))
 
 
 def scores_on(arrays: FrameArrays, trained: Recognizer) -> Scores:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import zlib
+from math import prod
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from glyphrun.images import ImageError, ImageProcessor, decode_image, encode_image
+from glyphrun.images import ImageError, ImageProcessor, decode_image, encode_image, stack_frames
 
 
 def encoded(image: Image.Image, format: str, **options) -> bytes:
@@ -134,21 +135,20 @@ def test_keep_aspect_fits_at_the_top_left_and_masks_the_padding():
     assert frame.pixels.shape == (3, 32, 128)
     assert frame.pixels[:, :, :64].min() == 200
     assert np.all(frame.pixels[:, :, 64:] == 7)
-    assert frame.mask.sum() == 32 * 64
-    assert frame.mask[:, :64].all()
+    assert frame.size == (32, 64)
 
 
 @pytest.mark.parametrize(("height", "width", "area"), [(1, 5000, 128), (5000, 1, 32), (1, 1, 32 * 32)])
 def test_extreme_shapes_keep_at_least_one_pixel(height, width, area):
     frame = ImageProcessor(height=32, width=128, resize="keep-aspect")(np.zeros((height, width, 3), np.uint8))
-    assert frame.mask.sum() == area
+    assert prod(frame.size) == area
 
 
 def test_squeeze_fills_the_frame_and_antialiases():
     checks = np.indices((64, 256)).sum(axis=0) % 2 * 255
     image = np.repeat(checks[..., None], 3, axis=2).astype(np.uint8)
     frame = ImageProcessor(height=32, width=128)(image)
-    assert frame.mask.all()
+    assert frame.size == (32, 128)
     # Without antialiasing a checkerboard of single pixels would stay black and white.
     assert np.abs(frame.pixels[:, 2:-2, 2:-2].astype(int) - 127).max() <= 3
 
@@ -179,3 +179,35 @@ def test_a_processor_survives_json_and_refuses_unknown_keys():
         ImageProcessor.model_validate({"height": 1, "width": 1, "heigth": 2})
     with pytest.raises(ValidationError):
         ImageProcessor(height=1, width=1, std=(0.5, 0.5, 0.0))
+
+
+def test_a_line_keeps_its_height_and_is_as_wide_as_it_is():
+    processor = ImageProcessor(height=48, width=400, resize="line")
+    assert processor(np.zeros((96, 300, 3), np.uint8)).pixels.shape == (3, 48, 150)
+    assert processor(np.zeros((48, 3000, 3), np.uint8)).pixels.shape == (3, 48, 400)
+    assert processor(np.zeros((4800, 3, 3), np.uint8)).size == (48, 1)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "fitted"),
+    [(100, 300, (112, 308)), (2000, 1000, (616, 308)), (10, 10, (56, 56)), (1, 150, (28, 140))],
+)
+def test_a_budget_bounds_the_area_and_rounds_both_sides(height, width, fitted):
+    processor = ImageProcessor(height=448, width=448, resize="budget", multiple=28, min_pixels=56 * 56)
+    frame = processor(np.zeros((height, width, 3), np.uint8))
+    assert frame.size == fitted == frame.pixels.shape[1:]
+    assert prod(fitted) <= 448 * 448 and not any(side % 28 for side in fitted)
+
+
+def test_a_picture_too_long_for_a_budget_is_refused():
+    processor = ImageProcessor(height=448, width=448, resize="budget", multiple=28)
+    with pytest.raises(ImageError, match="2010 × 10, longer than 200 times"):
+        processor(np.zeros((10, 2010, 3), np.uint8))
+
+
+def test_frames_of_a_tracklet_are_padded_to_its_widest():
+    processor = ImageProcessor(height=8, width=40, resize="line", padding=255)
+    stack = stack_frames([processor(np.zeros((8, width, 3), np.uint8)) for width in (10, 24)], processor.padding)
+    assert stack.shape == (2, 8, 24)
+    assert stack.sizes.tolist() == [[8, 10], [8, 24]]
+    assert stack.pixels[0, :, :, 10:].min() == 255 and stack.pixels[0, :, :, :10].max() == 0

@@ -128,7 +128,8 @@ def test_a_tracklet_may_be_far_longer_than_any_in_training(fusion):
 def test_split_frames_are_what_each_frame_encodes_to_alone(fusion):
     model = parseq(fusion)
     frames, mask = torch.randn(2, 3, 3, 16, 24), torch.tensor([[True, False, False], [True, True, True]])
-    split = model.split_frames(model.encode(frames, mask))
+    each = torch.arange(4).unsqueeze(1)
+    split = model.regroup(model.encode(frames, mask), each, torch.ones(4, 1, dtype=torch.bool))
     alone = model.encode(frames[mask][:, None], torch.ones(4, 1, dtype=torch.bool))
     assert split.mask is None
     assert split.frame_mask.shape == (4, 1)
@@ -149,12 +150,13 @@ def test_a_legible_frame_counts_more():
 
 @torch.no_grad()
 @pytest.mark.parametrize("fusion", ["attention", "concatenate"])
-def test_selected_items_keep_their_own_frames(fusion):
+def test_regrouped_frames_are_what_they_encode_to_together(fusion):
     model = parseq(fusion)
     frames, mask = torch.randn(3, 3, 3, 16, 24), torch.ones(3, 3, dtype=torch.bool).tril()
-    memory = model.encode(frames, mask)
-    chosen = memory.select(torch.tensor([2, 0]))
-    alone = model.encode(frames[[2, 0]], mask[[2, 0]])
+    memory = model.encode(frames, mask)  # its frames: 0 | 1 2 | 3 4 5
+    rows, kept = torch.tensor([[4, 5], [0, 0]]), torch.tensor([[True, True], [True, False]])
+    chosen = model.regroup(memory, rows, kept)
+    alone = model.encode(torch.stack([frames[2, 1:], frames[0, :2]]), kept)
     torch.testing.assert_close(chosen.tokens, alone.tokens, atol=1e-6, rtol=0)
     torch.testing.assert_close(chosen.frame_tokens, alone.frame_tokens, atol=1e-6, rtol=0)
     assert torch.equal(chosen.frame_mask, alone.frame_mask)

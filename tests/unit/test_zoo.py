@@ -15,7 +15,7 @@ from glyphrun.text import DIGITS, Codec
 def test_every_small_recognizer_trains_on_tracklets_with_every_fusion(name, fusion):
     torch.manual_seed(0)
     settings = recognizer_settings(name, {"fusion": fusion})
-    model = build(settings, DIGITS, 2)
+    model = build(settings, Codec(DIGITS, 2))
     mask = torch.tensor([[True, True, False], [True, True, True]])
     memory = model.encode(torch.randn(2, 3, 3, *settings.encoder.image), mask)
     texts = ["7", "23"] if fusion != "none" else ["7", "7", "23", "23", "23"]
@@ -64,4 +64,4 @@ def test_a_change_that_does_not_fit_is_refused_by_name(changes, sentence):
 @pytest.mark.parametrize(("charset", "max_length"), [("0123456789a", 2), (DIGITS, 3), ("9876543210", 2)])
 def test_query_digits_refuses_labels_that_are_no_shirt_numbers(charset, max_length):
     with pytest.raises(ValueError, match="at most two digits.*choose a PARSeq"):
-        build(recognizer_settings("query-digits-nano"), charset, max_length)
+        build(recognizer_settings("query-digits-nano"), Codec(charset, max_length))

@@ -1,29 +1,34 @@
-"""Votes: the readings of several frames become one ranked list of readings."""
+"""Votes: the readings of several frames, or of several windows of frames, become one ranked list of readings."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, log
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One reading with the natural logarithm of its probability, and those of its characters (and of its end)."""
+    """One reading with the natural logarithm of its probability, and those of its tokens (and of its end).
+
+    pieces: what each token stands for in the text, a character or a subword.
+    """
 
     text: str
     log_prob: float
     token_log_probs: tuple[float, ...]
+    pieces: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Ballot:
-    """What one frame says and how much it counts: weight 0 if the frame was ignored."""
+    """What one frame says, or a window of so many ``frames`` from ``frame`` on; weight 0 if it was ignored."""
 
     frame: int
     text: str
     confidence: float
     weight: float
+    frames: int = 1
 
 
 def frame_ballots(frames: Sequence[Sequence[Hypothesis]], floor: float) -> list[Ballot]:
@@ -61,7 +66,7 @@ def vote(frames: Sequence[Sequence[Hypothesis]], floor: float) -> tuple[list[Hyp
                     surest[hypothesis.text] = hypothesis
     total = sum(sums.values())
     ranked = sorted(sums, key=lambda text: (-sums[text], text))
-    return [Hypothesis(text, _log(sums[text] / total), surest[text].token_log_probs) for text in ranked], ballots
+    return [replace(surest[text], log_prob=_log(sums[text] / total)) for text in ranked], ballots
 
 
 def _log(probability: float) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from glyphrun.data.batches import FrameArrays, batches_of_similar_length
+from glyphrun.data.batches import FrameArrays
 from glyphrun.engine import Engine, Prediction
 from glyphrun.evaluation.metrics import (
     ErrorCounts,
@@ -21,8 +21,6 @@ from glyphrun.evaluation.metrics import (
     exact_match,
     word_error_rate,
 )
-
-FRAMES_PER_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -59,15 +57,8 @@ class Scores:
 def read_split(
     engine: Engine, arrays: FrameArrays, progress: Callable[[int], None] | None = None, *, explain: bool = False
 ) -> list[Prediction]:
-    """A prediction for every item, in the order of the items; batches hold tracklets of similar length."""
-    predictions: list[Prediction | None] = [None] * len(arrays)
-    for items in batches_of_similar_length(arrays, FRAMES_PER_BATCH):
-        read = engine.read_prepared([arrays.item(item) for item in items], explain=explain)
-        for item, prediction in zip(items, read, strict=True):
-            predictions[item] = prediction
-        if progress:
-            progress(len(items))
-    return [prediction for prediction in predictions if prediction is not None]
+    """A prediction for every item, in the order of the items."""
+    return engine.read_prepared([arrays.item(item) for item in range(len(arrays))], explain=explain, progress=progress)
 
 
 def evaluate(

@@ -6,21 +6,20 @@ from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glyphrun.inputs import InputSettings
 from glyphrun.models.encoder import EncoderSettings, FrameEncoder
 from glyphrun.models.fusion import Fusion, TemporalFusion
 from glyphrun.models.layers import DecoderLayer, KeyValue
 from glyphrun.models.permutations import order_masks, sample_orders
-from glyphrun.models.recognizer import Memory, Recognizer
+from glyphrun.models.recognizer import Memory, ModelSettings, Recognizer
 
 
-class PARSeqSettings(BaseModel):
+class PARSeqSettings(ModelSettings):
     """Everything that fixes the shape and the training objective of a PARSeq; ``fusion`` none reads frames alone."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["parseq"] = "parseq"
     encoder: EncoderSettings = EncoderSettings()
@@ -30,6 +29,11 @@ class PARSeqSettings(BaseModel):
     dropout: float = Field(0.1, ge=0, lt=1)
     permutations: int = Field(6, ge=1)
     fusion: Fusion = "none"
+
+    @property
+    def input(self) -> InputSettings:
+        """Frames squeezed to the encoder's size."""
+        return InputSettings(height=self.encoder.image[0], width=self.encoder.image[1])
 
 
 class TokenEmbedding(nn.Module):
@@ -129,13 +133,21 @@ class PARSeq(Recognizer):
         nn.init.trunc_normal_(self.pos_queries, std=0.02)
         nn.init.trunc_normal_(self.text_embed.embedding.weight, std=0.02)
 
-    def encode(self, frames: Tensor, frame_mask: Tensor) -> Memory:
+    def encode(self, frames: Tensor, frame_mask: Tensor, sizes: Tensor | None = None) -> Memory:
         """frames: (B, T, 3, H, W) normalised float; frame_mask: (B, T) bool, at least one frame an item."""
         return self.fusion(self.encoder(frames[frame_mask]), frame_mask)  # the encoder sees (N, 3, H, W)
 
-    def split_frames(self, memory: Memory) -> Memory:
-        """Every existing frame as an item of its own, (N, S, D)."""
-        return self.fusion.split(memory)
+    def regroup(self, memory: Memory, rows: Tensor, mask: Tensor) -> Memory:
+        """Other items out of encoded frames; rows: (G, W) long, mask: (G, W) bool."""
+        return self.fusion(memory.frame_tokens[rows[mask]], mask)
+
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """Names of the modules that see, fuse and read."""
+        return {
+            "vision": ("encoder",),
+            "projector": ("fusion",),
+            "decoder": ("decoder", "head", "text_embed", "pos_queries"),
+        }
 
     def _content(self, tokens: Tensor) -> Tensor:
         """tokens: (B, L) long from begin on → (B, L, D); begin has no position."""

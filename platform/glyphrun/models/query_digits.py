@@ -10,23 +10,22 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glyphrun.inputs import InputSettings
 from glyphrun.models.encoder import EncoderSettings, FrameEncoder
 from glyphrun.models.fusion import Fusion, TemporalFusion
 from glyphrun.models.layers import Attention, KeyValue
-from glyphrun.models.recognizer import Memory, Recognizer, TokenHypothesis
+from glyphrun.models.recognizer import Memory, ModelSettings, Recognizer, TokenHypothesis
 
 DIGITS = 10
 LENGTHS = 3  # nothing readable, one digit, two digits
 
 
-class QueryDigitsSettings(BaseModel):
+class QueryDigitsSettings(ModelSettings):
     """Everything that fixes the shape of a query-digits recognizer."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["query-digits"] = "query-digits"
     encoder: EncoderSettings = EncoderSettings()
@@ -34,6 +33,11 @@ class QueryDigitsSettings(BaseModel):
     decoder_mlp_ratio: float = Field(4.0, gt=0)
     dropout: float = Field(0.1, ge=0, lt=1)
     fusion: Fusion = "attention"
+
+    @property
+    def input(self) -> InputSettings:
+        """Frames squeezed to the encoder's size."""
+        return InputSettings(height=self.encoder.image[0], width=self.encoder.image[1])
 
 
 class QueryReader(nn.Module):
@@ -78,13 +82,21 @@ class QueryDigits(Recognizer):
         nn.init.trunc_normal_(self.length_query, std=0.02)
         nn.init.trunc_normal_(self.position_queries, std=0.02)
 
-    def encode(self, frames: Tensor, frame_mask: Tensor) -> Memory:
+    def encode(self, frames: Tensor, frame_mask: Tensor, sizes: Tensor | None = None) -> Memory:
         """frames: (B, T, 3, H, W) normalised float; frame_mask: (B, T) bool, at least one frame an item."""
         return self.fusion(self.encoder(frames[frame_mask]), frame_mask)
 
-    def split_frames(self, memory: Memory) -> Memory:
-        """Every existing frame as an item of its own, (N, S, D)."""
-        return self.fusion.split(memory)
+    def regroup(self, memory: Memory, rows: Tensor, mask: Tensor) -> Memory:
+        """Other items out of encoded frames; rows: (G, W) long, mask: (G, W) bool."""
+        return self.fusion(memory.frame_tokens[rows[mask]], mask)
+
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """Names of the modules that see, fuse and read."""
+        return {
+            "vision": ("encoder",),
+            "projector": ("fusion",),
+            "decoder": ("reader", "length_query", "position_queries", "length_head", "digit_head"),
+        }
 
     def _ask(self, queries: Tensor, keys_values: KeyValue, mask: Tensor | None) -> Tensor:
         items = len(keys_values[0])

@@ -6,12 +6,57 @@ enough to be ranked exactly implements ``rank`` instead. Both train through ``lo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
+
+from glyphrun.inputs import InputSettings
+
+
+class SubwordSettings(BaseModel):
+    """Whose subwords a recognizer reads and writes: a tokenizer's hub name or folder and three of its tokens."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str
+    begin: int | str
+    end: int | str
+    pad: int | str
+
+
+class ModelSettings(BaseModel):
+    """Everything that fixes the shape of a recognizer."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @property
+    def input(self) -> InputSettings:
+        """What its frames look like."""
+        raise NotImplementedError
+
+    @property
+    def subwords(self) -> SubwordSettings | None:
+        """Its own vocabulary; None if it is built for any charset."""
+        return None
+
+
+class TokenSpace(Protocol):
+    """What a recognizer may know of a codec. charset is empty where tokens are no characters."""
+
+    @property
+    def charset(self) -> str: ...
+    @property
+    def max_length(self) -> int: ...
+    @property
+    def begin(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+    @property
+    def pad(self) -> int: ...
+    @property
+    def num_tokens(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -28,19 +73,6 @@ class Memory:
     mask: Tensor | None
     frame_tokens: Tensor
     frame_mask: Tensor
-
-    def select(self, items: Tensor) -> Memory:
-        """The memory of some items only; items: (K,) long."""
-        frame_rows = torch.full(self.frame_mask.shape, -1, device=items.device)
-        frame_rows[self.frame_mask] = torch.arange(len(self.frame_tokens), device=items.device)
-        kept_rows, kept_mask = frame_rows[items], self.frame_mask[items]
-        return replace(
-            self,
-            tokens=self.tokens[items],
-            mask=None if self.mask is None else self.mask[items],
-            frame_tokens=self.frame_tokens[kept_rows[kept_mask]],
-            frame_mask=kept_mask,
-        )
 
 
 @dataclass(frozen=True)
@@ -59,20 +91,31 @@ class TokenHypothesis:
 class Recognizer(nn.Module):
     """Frames in, distributions over token ids out. settings fix its shape and travel with its weights."""
 
-    settings: BaseModel
+    settings: ModelSettings
     reads_frames_together: bool
     """True if one reading comes out of all frames of an item; False if every frame is read alone and then votes."""
 
-    def encode(self, frames: Tensor, frame_mask: Tensor) -> Memory:
-        """frames: (B, T, 3, H, W) normalised float, T = 1 for still images; frame_mask: (B, T) bool, True = exists."""
+    def encode(self, frames: Tensor, frame_mask: Tensor, sizes: Tensor | None = None) -> Memory:
+        """frames: (B, T, 3, H, W) normalised float, T = 1 for still images; frame_mask: (B, T) bool, True = exists.
+
+        sizes: (B, T, 2) long, height and width of the picture in each frame; what lies below and to its right is padding,
+        which changes no answer. None: every picture fills its frame.
+        """
         raise NotImplementedError
 
     def loss(self, memory: Memory, targets: Tensor) -> Tensor:
         """Mean negative log-likelihood a token; targets: (B, L) long: begin, characters, end, pad."""
         raise NotImplementedError
 
-    def split_frames(self, memory: Memory) -> Memory:
-        """Every existing frame as an item of its own, (N, S, D), with no second pass through the encoder."""
+    def regroup(self, memory: Memory, rows: Tensor, mask: Tensor) -> Memory:
+        """Other items out of encoded frames, with no second pass through the encoder.
+
+        rows: (G, W) long, which of memory.frame_tokens each of G items has; mask: (G, W) bool, True where it has one.
+        """
+        raise TypeError(f"{type(self).__name__} reads every frame alone, so its frames cannot be grouped anew")
+
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """The submodules (prefixes of state-dict names) that make up «vision», «projector» and «decoder»."""
         raise NotImplementedError
 
 
@@ -118,3 +161,11 @@ class Ranking(Protocol):
 
     def rank(self, memory: Memory, n: int) -> list[list[TokenHypothesis]]:
         """The n most probable readings of each of the B items, best first."""
+
+
+@runtime_checkable
+class Emitting(Protocol):
+    """A recognizer with a distribution for each place along a line, read by connectionist temporal classification."""
+
+    def emissions(self, memory: Memory) -> tuple[Tensor, Tensor]:
+        """Log-probabilities (B, S, V), token 0 being the blank, and how many of the S places each item has: (B,) long."""

@@ -9,7 +9,7 @@ from pydantic import Field, TypeAdapter
 
 from glyphrun.models.parseq import PARSeq, PARSeqSettings
 from glyphrun.models.query_digits import QueryDigits, QueryDigitsSettings
-from glyphrun.models.recognizer import Recognizer
+from glyphrun.models.recognizer import Recognizer, TokenSpace
 from glyphrun.overlay import overlay
 
 RecognizerSettings = Annotated[PARSeqSettings | QueryDigitsSettings, Field(discriminator="kind")]
@@ -51,13 +51,13 @@ def parse_settings(settings: dict[str, Any]) -> PARSeqSettings | QueryDigitsSett
     return _SETTINGS.validate_python(settings)
 
 
-def build(settings: PARSeqSettings | QueryDigitsSettings, charset: str, max_length: int) -> Recognizer:
-    """A recognizer with fresh weights for labels of at most max_length characters of the charset."""
+def build(settings: PARSeqSettings | QueryDigitsSettings, tokens: TokenSpace) -> Recognizer:
+    """A recognizer with fresh weights for the tokens of a codec."""
     if isinstance(settings, PARSeqSettings):
-        return PARSeq(settings, len(charset), max_length)
-    if charset != "0123456789" or max_length > 2:
+        return PARSeq(settings, len(tokens.charset), tokens.max_length)
+    if tokens.charset != "0123456789" or tokens.max_length > 2:
         raise ValueError(
             f"query-digits reads numbers of at most two digits, charset 0123456789; this data set has the charset "
-            f"{charset!r} and labels of up to {max_length} characters: choose a PARSeq"
+            f"{tokens.charset!r} and labels of up to {tokens.max_length} characters: choose a PARSeq"
         )
     return QueryDigits(settings)

@@ -26,9 +26,10 @@ from glyphrun.evaluation.evaluate import evaluate
 from glyphrun.images import decode_image, encode_image
 from glyphrun.models.recognizer import Recognizer
 from glyphrun.models.zoo import build, parse_settings
+from glyphrun.recipe import codec_for, processor_for
+from glyphrun.subwords import SubwordCodec
 from glyphrun.sweeps.experiment import Experiment
 from glyphrun.sweeps.select import Measured, NoCandidate, pareto_front, select
-from glyphrun.sweeps.train import codec_for, processor_for
 from glyphrun.sweeps.trials import TrialRecord, write_json
 from glyphrun.text import Codec
 from glyphrun.training.checkpoint import load_checkpoint
@@ -52,12 +53,13 @@ def conclude(
 
     seconds: wall time of the sweep. progress is told each step. Returns the results. Raises NoCandidate.
     """
-    codec = _codec(dataset)
     trained = [record for record in records if record.reports]
     if not trained:
         reasons = "; ".join(f"{record.trial.id}: {record.outcome.reason}" for record in records)
         raise NoCandidate(f"no trial has a result: {reasons}")
-    engines = [_engine(record, codec) for record in trained]
+    texts = _labels(dataset)
+    charset = read_card(dataset).charset
+    engines = [_engine(record, charset, texts) for record in trained]
     progress(f"latency of {len(engines)} trials")
     items = _timed_items(dataset, experiment.budget.frames)
     latencies = measure_latency(engines, items, repeats=LATENCY_REPEATS, threads=experiment.cpus_per_trial)
@@ -98,8 +100,8 @@ def conclude(
     save_bundle(
         run_dir / "bundle",
         name=experiment.name,
-        recognizer=_recognizer(winner[0], codec),  # as trained; an engine may hold it in lower precision
-        codec=codec,
+        recognizer=_recognizer(winner[0], winner[1].codec),  # as trained; an engine may hold it in lower precision
+        codec=winner[1].codec,
         processor=winner[1].processor,
         decode=winner[0].trial.decode,
         metrics={
@@ -140,19 +142,20 @@ def conclude(
     return results
 
 
-def _codec(dataset: Path) -> Codec:
-    texts = (sample.text or "" for split in ("train", "val") for sample in iterate_samples(dataset, split))
-    return codec_for(dataset, max(map(len, texts)))
+def _labels(dataset: Path) -> list[str]:
+    return [sample.text or "" for split in ("train", "val") for sample in iterate_samples(dataset, split)]
 
 
-def _recognizer(record: TrialRecord, codec: Codec) -> Recognizer:
-    recognizer = build(parse_settings(record.trial.settings), codec.charset, codec.max_length)
+def _recognizer(record: TrialRecord, codec: Codec | SubwordCodec) -> Recognizer:
+    recognizer = build(parse_settings(record.trial.settings), codec)
     load_checkpoint(record.checkpoint, recognizer)
     return recognizer
 
 
-def _engine(record: TrialRecord, codec: Codec) -> Engine:
-    return Engine(_recognizer(record, codec), codec, processor_for(record.trial), record.trial.decode)
+def _engine(record: TrialRecord, charset: str, texts: list[str]) -> Engine:
+    settings = parse_settings(record.trial.settings)
+    codec = codec_for(settings, charset, texts)
+    return Engine(_recognizer(record, codec), codec, processor_for(settings), record.trial.decode)
 
 
 def _timed_items(dataset: Path, frames: int) -> list[tuple[bytes, ...]]:

@@ -24,6 +24,7 @@ from glyphrun.evaluation.evaluate import Scores, evaluate
 from glyphrun.images import ImageProcessor
 from glyphrun.models.recognizer import Recognizer
 from glyphrun.models.zoo import build, parse_settings
+from glyphrun.recipe import codec_for, processor_for
 from glyphrun.sweeps.experiment import Experiment, ExperimentError, Trial, plan_trials
 from glyphrun.sweeps.trials import (
     Outcome,
@@ -36,21 +37,9 @@ from glyphrun.sweeps.trials import (
     write_json,
     write_outcome,
 )
-from glyphrun.text import Codec
 from glyphrun.training.fit import TrainingDiverged, fit
 
 OnReport = Callable[[str, dict[str, Any]], None]
-
-
-def processor_for(trial: Trial) -> ImageProcessor:
-    """The image processor that a trial's recognizer is trained with."""
-    height, width = trial.settings["encoder"]["image"]
-    return ImageProcessor(height=height, width=width)
-
-
-def codec_for(dataset: Path, longest: int) -> Codec:
-    """The codec of a data set whose longest training label has some characters."""
-    return Codec(read_card(dataset).charset, max(longest, 1))
 
 
 def run_sweep(
@@ -73,13 +62,12 @@ def run_sweep(
     # Decoded once and shared by all trials of this machine without a copy.
     splits = {
         processor: tuple(load_split(dataset, split, processor) for split in ("train", "val"))
-        for processor in {processor_for(trial) for trial in trials}
+        for processor in {processor_for(parse_settings(trial.settings)) for trial in trials}
     }
-    longest = max(len(text) for parts in splits.values() for part in parts for text in part.texts)
     trainable = partial(
         _train_trial,
         run_dir=run_dir,
-        codec=codec_for(dataset, longest),
+        charset=read_card(dataset).charset,
         splits={processor: ray.put(parts) for processor, parts in splits.items()},
     )
     scheduler = AsyncHyperBandScheduler(
@@ -116,7 +104,7 @@ def run_sweep(
 
 
 def _train_trial(
-    config: dict[str, Any], *, run_dir: Path, codec: Codec, splits: dict[ImageProcessor, ray.ObjectRef]
+    config: dict[str, Any], *, run_dir: Path, charset: str, splits: dict[ImageProcessor, ray.ObjectRef]
 ) -> None:
     """One trial in a process of its own."""
     trial = Trial.model_validate(config["trial"])
@@ -130,9 +118,11 @@ def _train_trial(
         return
     torch.set_num_threads(max(int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)), 1))
     torch.manual_seed(trial.train.seed)
-    processor = processor_for(trial)
+    settings = parse_settings(trial.settings)
+    processor = processor_for(settings)
     train, val = ray.get(splits[processor])
-    recognizer = build(parse_settings(trial.settings), codec.charset, codec.max_length)
+    codec = codec_for(settings, charset, (*train.texts, *val.texts))
+    recognizer = build(settings, codec)
 
     def score(trained: Recognizer) -> Scores:
         return evaluate(Engine(trained, codec, processor, trial.decode), val)

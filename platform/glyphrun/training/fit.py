@@ -17,6 +17,7 @@ from glyphrun.device import Precision, autocast, default_device, default_precisi
 from glyphrun.evaluation.evaluate import Scores
 from glyphrun.images import ImageProcessor
 from glyphrun.models.recognizer import Recognizer
+from glyphrun.subwords import SubwordCodec
 from glyphrun.text import Codec
 from glyphrun.training.augment import AugmentSettings, augment
 from glyphrun.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
@@ -63,7 +64,7 @@ class Report:
 
 def fit(
     recognizer: Recognizer,
-    codec: Codec,
+    codec: Codec | SubwordCodec,
     processor: ImageProcessor,
     train: FrameArrays,
     evaluate: Callable[[Recognizer], Scores],
@@ -147,7 +148,7 @@ def fit(
 
 def _accumulate(
     recognizer: Recognizer,
-    codec: Codec,
+    codec: Codec | SubwordCodec,
     processor: ImageProcessor,
     order: TrainingOrder,
     step: int,
@@ -158,14 +159,15 @@ def _accumulate(
     scaler: torch.amp.GradScaler,
 ) -> float:
     """One forward and backward pass; the loss of the batch, as its share of the step's."""
-    frames, mask, texts = order.batch(step * settings.accumulate + part)
-    frames, mask = frames.to(device), mask.to(device)
+    frames, mask, sizes, texts = order.batch(step * settings.accumulate + part)
+    frames, mask, sizes = frames.to(device), mask.to(device), sizes.to(device)
     if settings.augment is not None:
         frames[mask] = augment(frames[mask], settings.augment)
     targets = codec.encode_batch(texts).to(device)
     if not recognizer.reads_frames_together:
         targets = targets.repeat_interleave(mask.sum(1), dim=0)  # each frame is an item of its own
     with autocast(device, precision):
-        loss = recognizer.loss(recognizer.encode(processor.normalise(frames), mask), targets) / settings.accumulate
+        memory = recognizer.encode(processor.normalise(frames), mask, sizes)
+        loss = recognizer.loss(memory, targets) / settings.accumulate
     scaler.scale(loss).backward()
     return float(loss.detach())

@@ -1,0 +1,29 @@
+"""Which items are read together: those of similar size, so that little of a batch is padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+MAX_FRAMES = 512  # of one pass through an encoder, padding counted: larger batches are no faster and need more memory
+MAX_PIXELS = 4_000_000  # the same for large frames
+
+
+def batches_of_similar_size(shapes: Sequence[tuple[int, int, int]]) -> Iterator[list[int]]:
+    """Item numbers in batches, widest first; shapes: frames, height and width of each item.
+
+    A batch holds at most MAX_FRAMES frames and MAX_PIXELS pixels after padding, or a single item.
+    """
+    order = sorted(range(len(shapes)), key=lambda item: (-shapes[item][2], -shapes[item][1], -shapes[item][0]))
+    batch: list[int] = []
+    most = (0, 0, 0)
+    for item in order:
+        frames, height, width = (max(pair) for pair in zip(most, shapes[item], strict=True))
+        padded = frames * (len(batch) + 1)
+        if batch and (padded > MAX_FRAMES or padded * height * width > MAX_PIXELS):
+            yield batch
+            batch = []
+            frames, height, width = shapes[item]
+        batch.append(item)
+        most = (frames, height, width)
+    if batch:
+        yield batch
