@@ -1,0 +1,70 @@
+"""Windows: a long tracklet is read as several short stretches of it, which then vote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from glyphrun.decoding.vote import Ballot, Hypothesis, vote
+
+
+def window_rows(frames: int, windows: int, size: int) -> list[list[int]]:
+    """The frames of each window: ``size`` consecutive ones, from the tracklet's first frames to its last, evenly spread.
+
+    A single window is the tracklet's middle. No two windows are the same: a tracklet of few frames has fewer windows, and
+    one of at most ``size`` frames has one with all of them.
+    """
+    if min(frames, windows, size) < 1:
+        raise ValueError(f"{windows} windows of {size} frames cannot be cut from {frames}: each must be at least 1")
+    spare = max(frames - size, 0)
+    count = min(windows, spare + 1)
+    starts = [number * spare // (count - 1) for number in range(count)] if count > 1 else [spare // 2]
+    return [list(range(start, min(start + size, frames))) for start in starts]
+
+
+@dataclass(frozen=True)
+class WindowBatch:
+    """The windows of a batch, as a recognizer's ``regroup`` takes them.
+
+    items: the windows of each item, each a list of frame numbers counted within the item.
+    read: (N,) bool over the frames of all items in order, True where some window has the frame.
+    rows: (G, W) long, the frames of each of the G windows of all items, counted among those that are read.
+    mask: (G, W) bool, True where a window has a frame.
+    """
+
+    items: list[list[list[int]]]
+    read: Tensor
+    rows: Tensor
+    mask: Tensor
+
+
+def rows_of_windows(counts: Sequence[int], windows: int, size: int) -> WindowBatch:
+    """The windows of items with so many frames each. Raises ValueError for an item without frames."""
+    items = [window_rows(count, windows, size) for count in counts]
+    read = torch.zeros(sum(counts), dtype=torch.bool)
+    starts = [sum(counts[:number]) for number in range(len(counts))]
+    placed = [[start + frame for frame in window] for start, item in zip(starts, items, strict=True) for window in item]
+    longest = max(map(len, placed), default=0)
+    mask = torch.tensor([[place < len(window) for place in range(longest)] for window in placed]).view(-1, longest)
+    frames = torch.tensor([frame for window in placed for frame in window], dtype=torch.long)
+    read[frames] = True
+    rows = torch.zeros(mask.shape, dtype=torch.long)
+    rows[mask] = (read.cumsum(0) - 1)[frames]
+    return WindowBatch(items, read, rows, mask)
+
+
+def vote_of_windows(
+    windows: Sequence[Sequence[int]], readings: Sequence[Sequence[Hypothesis]], floor: float
+) -> tuple[list[Hypothesis], list[Ballot]]:
+    """What the windows of one item say together, and a ballot each; readings: n-best lists, one a window.
+
+    One window has nobody to outvote: its readings keep their own probabilities.
+    """
+    voted, ballots = vote(readings, floor)
+    ballots = [
+        replace(ballot, frame=window[0], frames=len(window)) for ballot, window in zip(ballots, windows, strict=True)
+    ]
+    return (list(readings[0]) if len(windows) == 1 else voted), ballots

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from math import exp, log
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from glyphrun.decoding.settings import DecodeSettings
+from glyphrun.decoding.vote import Ballot, Hypothesis
+from glyphrun.decoding.windows import rows_of_windows, vote_of_windows, window_rows
+
+
+@pytest.mark.parametrize(
+    ("frames", "windows", "size", "starts"),
+    [
+        (20, 4, 5, [0, 5, 10, 15]),
+        (20, 3, 8, [0, 6, 12]),
+        (21, 3, 8, [0, 6, 13]),
+        (9, 5, 8, [0, 1]),  # no window twice
+        (100, 2, 10, [0, 90]),
+        (12, 1, 4, [4]),  # the middle
+        (7, 7, 1, list(range(7))),
+    ],
+)
+def test_windows_are_spread_from_the_first_frames_to_the_last(frames, windows, size, starts):
+    assert window_rows(frames, windows, size) == [list(range(start, start + size)) for start in starts]
+
+
+def test_a_tracklet_shorter_than_a_window_is_one_window():
+    for windows in (1, 2, 9):
+        assert window_rows(3, windows, 8) == [[0, 1, 2]]
+        assert window_rows(8, windows, 8) == [list(range(8))]
+
+
+def test_windows_of_any_tracklet_are_different_stretches_that_reach_both_ends():
+    for frames in range(1, 40):
+        for windows in range(2, 8):
+            for size in range(1, 12):
+                found = window_rows(frames, windows, size)
+                assert 1 <= len(found) <= windows
+                assert all(window == list(range(window[0], window[0] + min(size, frames))) for window in found)
+                starts = [window[0] for window in found]
+                assert starts == sorted(set(starts))
+                assert found[0][0] == 0 and found[-1][-1] == frames - 1
+                gaps = np.diff(starts)
+                assert len(gaps) == 0 or gaps.max() - gaps.min() <= 1
+
+
+@pytest.mark.parametrize("numbers", [(0, 1, 1), (1, 0, 1), (1, 1, 0)])
+def test_no_frames_no_windows_and_no_size_are_refused(numbers):
+    with pytest.raises(ValueError, match="each must be at least 1"):
+        window_rows(*numbers)
+
+
+def test_windows_of_a_batch_point_at_the_frames_that_are_read():
+    batch = rows_of_windows([2, 9, 1], 2, 3)
+    assert batch.items == [[[0, 1]], [[0, 1, 2], [6, 7, 8]], [[0]]]
+    assert batch.read.tolist() == [True] * 2 + [True] * 3 + [False] * 3 + [True] * 3 + [True]
+    assert batch.mask.tolist() == [[True, True, False], [True] * 3, [True] * 3, [True, False, False]]
+    read = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1], [1, 2], [1, 6], [1, 7], [1, 8], [2, 0]])  # item and frame
+    named = [read[rows[mask]].tolist() for rows, mask in zip(batch.rows, batch.mask, strict=True)]
+    assert named == [
+        [[0, 0], [0, 1]],
+        [[1, 0], [1, 1], [1, 2]],
+        [[1, 6], [1, 7], [1, 8]],
+        [[2, 0]],
+    ]
+
+
+def test_overlapping_windows_share_their_frames():
+    batch = rows_of_windows([5], 3, 3)
+    assert batch.rows.tolist() == [[0, 1, 2], [1, 2, 3], [2, 3, 4]]
+    assert batch.read.all() and batch.mask.all()
+
+
+def reading(*texts: tuple[str, float]) -> list[Hypothesis]:
+    return [Hypothesis(text, log(probability), (log(probability),)) for text, probability in texts]
+
+
+def test_windows_vote_and_each_ballot_names_its_stretch():
+    windows = [[0, 1, 2], [3, 4, 5], [6, 7]]
+    readings = [reading(("23", 0.9)), reading(("28", 0.6), ("23", 0.3)), reading(("28", 0.5))]
+    ranked, ballots = vote_of_windows(windows, readings, 0.2)
+    assert {found.text: pytest.approx(exp(found.log_prob)) for found in ranked} == {"23": 1.2 / 2.3, "28": 1.1 / 2.3}
+    assert ballots == [
+        Ballot(0, "23", pytest.approx(0.9), pytest.approx(0.9), frames=3),
+        Ballot(3, "28", pytest.approx(0.6), pytest.approx(0.6), frames=3),
+        Ballot(6, "28", pytest.approx(0.5), pytest.approx(0.5), frames=2),
+    ]
+
+
+def test_a_single_window_keeps_its_own_readings():
+    only = reading(("7", 0.15), ("1", 0.1))
+    ranked, ballots = vote_of_windows([[0, 1]], [only], 0.2)
+    assert ranked == only
+    assert ballots == [Ballot(0, "7", pytest.approx(0.15), 0.0, frames=2)]
+
+
+def test_several_windows_need_a_size():
+    with pytest.raises(ValidationError, match="windows 3 need window_frames"):
+        DecodeSettings(windows=3)
+    with pytest.raises(ValidationError, match="window_frames"):
+        DecodeSettings(window_frames=0)
+    assert DecodeSettings(windows=3, window_frames=8).windows == 3
+    assert DecodeSettings(window_frames=8).windows == 1
