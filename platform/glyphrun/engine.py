@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from math import exp
 from time import perf_counter
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from glyphrun.batching import batches_of_similar_size
 from glyphrun.decoding.search import search
 from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.decoding.vote import Ballot, Hypothesis, frame_ballots, vote
+from glyphrun.decoding.windows import WindowBatch, rows_of_windows, vote_of_windows
 from glyphrun.device import Precision, default_device, default_precision
 from glyphrun.images import FrameStack, ImageProcessor, decode_image, pad_stacks, stack_frames
 from glyphrun.models.recognizer import Memory, Recognizer, TokenHypothesis
@@ -30,9 +32,9 @@ from glyphrun.text import Codec
 class Prediction:
     """The reading of one item.
 
-    text: the reading, "" if nothing is readable. confidence: its probability (share of the frames' votes where frames
-    are read alone). n_best: readings, best first. votes: what each frame says alone; where frames are read together, only
-    if asked for.
+    text: the reading, "" if nothing is readable. confidence: its probability (share of the votes where frames are read
+    alone or windows vote). n_best: readings, best first. votes: what each frame or each window says; where all frames are
+    read together, what each frame says alone if that was asked for.
     timings: milliseconds of the batch that the item was read in, a stage each. provenance: where the weights come from.
     """
 
@@ -43,6 +45,18 @@ class Prediction:
     abstained: bool
     timings: dict[str, float] = field(default_factory=dict)
     provenance: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Encoder features of one item, before frames are fused and before anything is read from them.
+
+    frames: for each frame (S, D) float32, a feature for each patch of the picture. pooled: (D,) float32, their mean over
+    all patches of all frames.
+    """
+
+    pooled: np.ndarray
+    frames: tuple[np.ndarray, ...]
 
 
 class Engine:
@@ -69,6 +83,12 @@ class Engine:
         self.codec = codec
         self.processor = processor
         self.settings = settings or DecodeSettings()
+        if self.settings.window_frames and not recognizer.reads_frames_together:
+            raise ValueError(
+                f"windows of {self.settings.window_frames} frames need a recognizer that reads frames together; "
+                f"{type(recognizer).__name__} reads every frame alone and all of them vote: choose a fusion, or leave out "
+                "windows and window_frames"
+            )
         self.provenance = provenance or {}
 
     def read(
@@ -76,7 +96,7 @@ class Engine:
     ) -> list[Prediction]:
         """Encoded images in, one prediction an item out; an item is a still image or the frames of a tracklet.
 
-        explain asks also what each frame of a jointly read tracklet says alone. Raises ImageError naming the item.
+        explain asks also what each frame of a wholly read tracklet says alone; windows give ballots anyway. Raises ImageError naming the item.
         """
         if not items:
             return []
@@ -109,13 +129,38 @@ class Engine:
         """
         found: dict[int, Prediction] = {}
         for batch in batches_of_similar_size([item.shape for item in items]):
-            padded = pad_stacks([items[number] for number in batch], self.processor.padding)
-            frames, mask, sizes = map(torch.from_numpy, padded)
+            frames, mask, sizes = self._padded([items[number] for number in batch])
             read = self.read_batch(frames, mask, sizes, explain=explain, timings=timings)
             found.update(zip(batch, read, strict=True))
             if progress:
                 progress(len(batch))
         return [found[number] for number in range(len(items))]
+
+    @torch.inference_mode()
+    def embed(self, items: Sequence[FrameStack]) -> list[Embedding]:
+        """The encoder's features of prepared items, in their order."""
+        found: dict[int, Embedding] = {}
+        for batch in batches_of_similar_size([item.shape for item in items]):
+            frames, mask, sizes = self._padded([items[number] for number in batch])
+            memory = self._encode(frames, mask.to(self.device), sizes)
+            # Only where every frame is an item of its own can parts of a frame be padding.
+            seen = None if self.recognizer.reads_frames_together else memory.mask
+            features = memory.frame_tokens.float().cpu()  # (N, S, D)
+            rows = (
+                (tokens if seen is None else tokens[seen[row].cpu()]).numpy() for row, tokens in enumerate(features)
+            )
+            for number, count in zip(batch, mask.sum(1).tolist(), strict=True):
+                patches = tuple(next(rows) for _ in range(count))
+                found[number] = Embedding(np.concatenate(patches).mean(0), patches)
+        return [found[number] for number in range(len(items))]
+
+    def _padded(self, items: Sequence[FrameStack]) -> tuple[Tensor, Tensor, Tensor]:
+        frames, mask, sizes = pad_stacks(items, self.processor.padding)
+        return torch.from_numpy(frames), torch.from_numpy(mask), torch.from_numpy(sizes)
+
+    def _encode(self, frames: Tensor, frame_mask: Tensor, sizes: Tensor | None) -> Memory:
+        pixels = self.processor.normalise(frames.to(self.device), getattr(torch, self.precision))
+        return self.recognizer.encode(pixels, frame_mask, None if sizes is None else sizes.to(self.device))
 
     @torch.inference_mode()
     def read_batch(
@@ -130,25 +175,38 @@ class Engine:
         """frames: (B, T, 3, H, W) uint8; frame_mask: (B, T) bool, True where a frame exists; sizes: (B, T, 2) long."""
         started = perf_counter()
         frame_mask = frame_mask.to(self.device)
-        pixels = self.processor.normalise(frames.to(self.device), getattr(torch, self.precision))
-        memory = self.recognizer.encode(pixels, frame_mask, None if sizes is None else sizes.to(self.device))
+        windows = None
+        if self.settings.window_frames:
+            windows = rows_of_windows(frame_mask.sum(1).tolist(), self.settings.windows, self.settings.window_frames)
+            # Frames that no window has need not be encoded.
+            frame_mask = frame_mask.masked_scatter(frame_mask, windows.read.to(self.device))
+        memory = self._encode(frames, frame_mask, sizes)
         encoded = perf_counter()
-        found = self._hypotheses(memory)
-        alone = found if not self.recognizer.reads_frames_together else None
-        if explain and alone is None:
-            each = torch.arange(len(memory.frame_tokens), device=self.device).unsqueeze(1)
-            alone = self._hypotheses(self.recognizer.regroup(memory, each, torch.ones_like(each, dtype=torch.bool)))
-        counts = frame_mask.sum(1).tolist()
+        answers = self._answers(memory, frame_mask.sum(1).tolist(), windows, explain)
         stages = {**(timings or {}), "encode": (encoded - started) * 1e3, "search": _milliseconds(encoded)}
-        by_frame = None if alone is None else _grouped(alone, counts)
+        return [self._prediction(n_best, votes, stages) for n_best, votes in answers]
+
+    def _answers(
+        self, memory: Memory, counts: list[int], windows: WindowBatch | None, explain: bool
+    ) -> list[tuple[list[Hypothesis], list[Ballot]]]:
+        """The n-best list of every item and who voted for it; counts: how many frames each item has."""
+        floor = self.settings.vote_floor
+        if windows is not None:
+            rows, mask = windows.rows.to(self.device), windows.mask.to(self.device)
+            found = self._hypotheses(self.recognizer.regroup(memory, rows, mask))
+            by_item = _grouped(found, [len(item) for item in windows.items])
+            return [
+                vote_of_windows(item, readings, floor) for item, readings in zip(windows.items, by_item, strict=True)
+            ]
+        found = self._hypotheses(memory)
         if not self.recognizer.reads_frames_together:
-            assert by_frame is not None
-            voted = [vote(item, self.settings.vote_floor) for item in by_frame]
-            return [self._prediction(n_best, ballots, stages) for n_best, ballots in voted]
-        ballots = (
-            [frame_ballots(item, self.settings.vote_floor) for item in by_frame] if by_frame else [[]] * len(found)
-        )
-        return [self._prediction(n_best, votes, stages) for n_best, votes in zip(found, ballots, strict=True)]
+            return [vote(frames, floor) for frames in _grouped(found, counts)]
+        if not explain:
+            return [(n_best, []) for n_best in found]
+        each = torch.arange(len(memory.frame_tokens), device=self.device).unsqueeze(1)
+        alone = self._hypotheses(self.recognizer.regroup(memory, each, torch.ones_like(each, dtype=torch.bool)))
+        by_item = _grouped(alone, counts)
+        return [(n_best, frame_ballots(frames, floor)) for n_best, frames in zip(found, by_item, strict=True)]
 
     def _hypotheses(self, memory: Memory) -> list[list[Hypothesis]]:
         return [[self._text(found) for found in item] for item in search(self.recognizer, memory, self.settings)]

@@ -10,6 +10,13 @@ from pydantic import ValidationError
 from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.decoding.vote import Ballot, Hypothesis
 from glyphrun.decoding.windows import rows_of_windows, vote_of_windows, window_rows
+from glyphrun.engine import Engine, Prediction
+from glyphrun.images import ImageProcessor, encode_image
+from glyphrun.models.encoder import EncoderSettings
+from glyphrun.models.parseq import PARSeq, PARSeqSettings
+from glyphrun.models.query_digits import QueryDigits, QueryDigitsSettings
+from glyphrun.models.recognizer import Recognizer
+from glyphrun.text import DIGITS, Codec
 
 
 @pytest.mark.parametrize(
@@ -105,3 +112,100 @@ def test_several_windows_need_a_size():
         DecodeSettings(window_frames=0)
     assert DecodeSettings(windows=3, window_frames=8).windows == 3
     assert DecodeSettings(window_frames=8).windows == 1
+
+
+ENCODER = EncoderSettings(image=(16, 24), patch=(8, 8), width=16, depth=1, heads=2)
+JOINT = [(kind, fusion) for kind in ("parseq", "query-digits") for fusion in ("attention", "concatenate", "mean")]
+
+
+def engine_of(kind: str, fusion: str, **settings: object) -> Engine:
+    torch.manual_seed(4)
+    recognizer: Recognizer
+    if kind == "parseq":
+        recognizer = PARSeq(PARSeqSettings(encoder=ENCODER, decoder_heads=2, fusion=fusion), 10, 2)
+    else:
+        recognizer = QueryDigits(QueryDigitsSettings(encoder=ENCODER, decoder_heads=2, fusion=fusion))
+    with torch.no_grad():  # at its first weights a model answers the same whatever it is shown
+        for name, parameter in recognizer.named_parameters():
+            if "queries" in name or "length_query" in name:
+                parameter.mul_(30)
+            if "head" in name and name.endswith("weight"):
+                parameter.mul_(5)
+            if "cross_attn.out_proj.weight" in name:
+                parameter.mul_(6)
+            if "frame_embedding" in name or "gate.weight" in name:
+                parameter.normal_()
+    return Engine(
+        recognizer,
+        Codec(DIGITS, 2),
+        ImageProcessor(height=16, width=24),
+        DecodeSettings.model_validate({"vote_floor": 0.1, **settings}),
+        device=torch.device("cpu"),
+        precision="float32",
+    )
+
+
+@pytest.fixture(scope="module")
+def tracklets() -> list[list[bytes]]:
+    """Tracklets of 1 to 11 frames; the pictures of a tracklet differ from frame to frame."""
+    rng = np.random.default_rng(0)
+    counts = (7, 1, 11, 3, 6, 9, 2)
+    return [
+        [encode_image(rng.integers(0, 60 + 195 * (frame % 2), (16, 24, 3), np.uint8)) for frame in range(count)]
+        for count in counts
+    ]
+
+
+def same_answers(one: list[Prediction], other: list[Prediction]) -> None:
+    for first, second in zip(one, other, strict=True):
+        assert [found.text for found in first.n_best] == [found.text for found in second.n_best]
+        assert [found.log_prob for found in first.n_best] == pytest.approx(
+            [found.log_prob for found in second.n_best], abs=1e-4
+        )
+
+
+@pytest.mark.parametrize(("kind", "fusion"), JOINT)
+def test_one_window_over_all_frames_reads_as_without_windows(kind, fusion, tracklets):
+    whole = engine_of(kind, fusion).read(tracklets)
+    assert len({round(prediction.confidence, 3) for prediction in whole}) > 3
+    for windows in (1, 3):
+        read = engine_of(kind, fusion, windows=windows, window_frames=11).read(tracklets)
+        same_answers(read, whole)
+        ballots = [ballot for prediction in read for ballot in prediction.votes]
+        assert [(ballot.frame, ballot.frames) for ballot in ballots] == [(0, len(frames)) for frames in tracklets]
+
+
+@pytest.mark.parametrize(("kind", "fusion"), JOINT)
+def test_windows_read_as_tracklets_of_their_own_and_vote(kind, fusion, tracklets):
+    engine, plain = engine_of(kind, fusion, windows=3, window_frames=3), engine_of(kind, fusion)
+    for frames, prediction in zip(tracklets, engine.read(tracklets), strict=True):
+        windows = window_rows(len(frames), 3, 3)
+        alone = [plain.read([[frames[number] for number in window]])[0] for window in windows]
+        ranked, ballots = vote_of_windows(windows, [window.n_best for window in alone], 0.1)
+        assert [(found.frame, found.frames, found.text) for found in prediction.votes] == [
+            (ballot.frame, ballot.frames, ballot.text) for ballot in ballots
+        ]
+        assert prediction.text == ranked[0].text
+        assert prediction.confidence == pytest.approx(exp(ranked[0].log_prob), abs=1e-4)
+
+
+def test_every_frame_is_encoded_once_and_one_that_no_window_has_never(tracklets):
+    encoded: list[int] = []
+    for settings in ({"windows": 3, "window_frames": 3}, {"windows": 9, "window_frames": 3}, {"window_frames": 2}):
+        engine = engine_of("parseq", "attention", **settings)
+        engine.recognizer.encoder.register_forward_hook(lambda _, given, __: encoded.append(len(given[0])))
+        engine.read(tracklets[2:3])
+    assert encoded == [9, 11, 2]  # of 11
+
+
+def test_explaining_changes_nothing_where_windows_vote(tracklets):
+    engine = engine_of("query-digits", "mean", windows=2, window_frames=4)
+    plain, explained = engine.read(tracklets), engine.read(tracklets, explain=True)
+    same_answers(plain, explained)
+    assert [prediction.votes for prediction in plain] == [prediction.votes for prediction in explained]
+
+
+@pytest.mark.parametrize("kind", ["parseq", "query-digits"])
+def test_a_recognizer_that_reads_frames_alone_has_no_windows(kind):
+    with pytest.raises(ValueError, match="reads every frame alone and all of them vote: choose a fusion"):
+        engine_of(kind, "none", windows=2, window_frames=4)
