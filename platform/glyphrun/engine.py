@@ -96,7 +96,8 @@ class Engine:
     ) -> list[Prediction]:
         """Encoded images in, one prediction an item out; an item is a still image or the frames of a tracklet.
 
-        explain asks also what each frame of a wholly read tracklet says alone; windows give ballots anyway. Raises ImageError naming the item.
+        explain asks also what each frame of a wholly read tracklet says alone; windows cast their ballots in any case.
+        Raises ImageError naming the item.
         """
         if not items:
             return []
