@@ -276,6 +276,35 @@ def recognize(
 
 
 @app.command()
+def embed(
+    model: Annotated[str, typer.Argument(help="A bundle's folder, a model's name or NAME@VERSION.")],
+    dataset: DatasetArgument,
+    out: Annotated[Path, typer.Argument(help="Parquet file to write.")],
+    registry: RegistryOption = REGISTRY,
+) -> None:
+    """Encoder features of every sample: pooled, and for each patch of each frame.
+
+    Example: [bold]glyphrun embed shirt-numbers runs/demo/data features.parquet[/]
+    """
+    from glyphrun.bundle import load_engine
+    from glyphrun.data.sample import read_card
+    from glyphrun.evaluation.embed import embed_dataset
+    from glyphrun.registry import Registry
+
+    with plain_errors(), progress_bar("samples") as progress:
+        engine = load_engine(Registry(registry).resolve(model))
+        count, total = 0, sum(read_card(dataset).counts.values())
+
+        def advance(done: int) -> None:
+            nonlocal count
+            count += done
+            progress(count, total)
+
+        rows = embed_dataset(engine, dataset, out, advance)
+    console.print(f"{out}: {rows} samples", soft_wrap=True)
+
+
+@app.command()
 def promote(
     run_dir: Annotated[Path, typer.Argument(help="A finished run, or a bundle's folder.")],
     name: Annotated[str, typer.Option(help="Name in the registry.")],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from ray.serve.handle import DeploymentHandle
 
 from glyphrun.bundle import load_engine
 from glyphrun.device import Precision
-from glyphrun.engine import Prediction
+from glyphrun.engine import Embedding, Prediction
 from glyphrun.images import FrameStack, stack_frames
 from glyphrun_serve.limits import Limits
 from glyphrun_serve.routes import Busy, Unreadable, http_app
@@ -74,6 +74,15 @@ class RecognizerReplica:
         since = perf_counter()
         return await self._batched(Prepared(stack, explain, (since - started) * 1e3, since))
 
+    async def embed(self, frames: Sequence[bytes], name: str) -> Embedding | Unreadable:
+        """The encoder's features of one item, between two batches of readings."""
+        try:
+            stack = await asyncio.to_thread(self._engine.prepare, frames, name=name)
+        except ValueError as error:
+            return Unreadable(str(error))
+        found = await asyncio.get_running_loop().run_in_executor(self._reading, self._engine.embed, [stack])
+        return found[0]
+
     async def ready(self) -> bool:
         """True: a replica takes no calls before it is constructed, and it warms up while it is."""
         return True
@@ -120,11 +129,18 @@ class Ingress:
         return http_app(self, self._limits)
 
     async def read(self, frames: Sequence[bytes], *, name: str, explain: bool) -> Prediction | Unreadable:
+        found: Prediction | Unreadable = await self._answered(self._replicas.recognize.remote(frames, name, explain))
+        return found
+
+    async def embed(self, frames: Sequence[bytes], *, name: str) -> Embedding | Unreadable:
+        found: Embedding | Unreadable = await self._answered(self._replicas.embed.remote(frames, name))
+        return found
+
+    async def _answered(self, response: Awaitable[Any]) -> Any:
         try:
-            found: Prediction | Unreadable = await self._replicas.recognize.remote(frames, name, explain)
+            return await response
         except BackPressureError as error:
             raise Busy from error
-        return found
 
     async def ready(self) -> bool:
         try:

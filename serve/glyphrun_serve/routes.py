@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, TypeVar
 
 from fastapi import FastAPI, File, UploadFile
 from fastapi.responses import FileResponse
@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.staticfiles import StaticFiles
 
 import glyphrun_serve.schemas as wire
-from glyphrun.engine import Prediction
+from glyphrun.engine import Embedding, Prediction
 from glyphrun_serve.errors import RequestError, answer_errors_as_json
 from glyphrun_serve.limits import BodyLimit, Limits
 
@@ -34,6 +34,10 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     },
     "5XX": {"model": wire.ErrorAnswer, "description": "The server is busy or failed."},
 }
+
+
+Uploads = Annotated[list[UploadFile], File(description="One still image, or the frames of one tracklet.")]
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,9 @@ class Reader(Protocol):
     async def read(self, frames: Sequence[bytes], *, name: str, explain: bool) -> Prediction | Unreadable:
         """Raises Busy if no more requests may wait."""
 
+    async def embed(self, frames: Sequence[bytes], *, name: str) -> Embedding | Unreadable:
+        """Raises Busy if no more requests may wait."""
+
     async def ready(self) -> bool: ...
 
 
@@ -71,11 +78,10 @@ def http_app(reader: Reader, limits: Limits) -> FastAPI:
     answer_errors_as_json(app)
     identity = reader.card.identity()
 
-    async def read(frames: Sequence[bytes], name: str, explain: bool, item: int | None = None) -> wire.Answer:
-        started = perf_counter()
+    async def within_limits(answer: Awaitable[Found | Unreadable], item: int | None = None) -> Found:
         try:
             async with asyncio.timeout(limits.answer_s):
-                found = await reader.read(frames, name=name, explain=explain)
+                found = await answer
         except Busy as error:
             message = "More requests are waiting than the server takes; try again in a few seconds."
             raise RequestError(503, "busy", message, item=item) from error
@@ -84,22 +90,36 @@ def http_app(reader: Reader, limits: Limits) -> FastAPI:
             raise RequestError(503, "too_slow", message, item=item) from error
         if isinstance(found, Unreadable):
             raise RequestError(422, "bad_image", found.message, item=item)
+        return found
+
+    async def read(frames: Sequence[bytes], name: str, explain: bool, item: int | None = None) -> wire.Answer:
+        started = perf_counter()
+        found = await within_limits(reader.read(frames, name=name, explain=explain), item)
         return wire.answer(found, identity, (perf_counter() - started) * 1e3)
 
-    @app.post("/v1/recognize", responses=ERRORS, tags=["recognize"])
-    async def recognize(
-        frames: Annotated[
-            list[UploadFile],
-            File(description="One still image, or the frames of one tracklet."),
-        ],
-        explain: bool = True,
-    ) -> wire.Answer:
-        """Read one still image or one tracklet; explain says also what each frame reads alone."""
+    async def uploaded(frames: list[UploadFile]) -> tuple[list[bytes], str]:
         name = "The image" if len(frames) == 1 else "The tracklet"
         limits.check_frames(len(frames), name)
         data = [await frame.read() for frame in frames]
         await run_in_threadpool(limits.check_pixels, data, name)
-        return await read(data, name, explain)
+        return data, name
+
+    @app.post("/v1/recognize", responses=ERRORS, tags=["recognize"])
+    async def recognize(
+        frames: Uploads,
+        explain: bool = True,
+    ) -> wire.Answer:
+        """Read one still image or one tracklet; explain says also what each frame reads alone."""
+        return await read(*await uploaded(frames), explain)
+
+    @app.post("/v1/embed", responses=ERRORS, tags=["embed"])
+    async def embed(frames: Uploads) -> wire.EmbedAnswer:
+        """The encoder's features of one still image or one tracklet: pooled, and for each patch of each frame."""
+        data, name = await uploaded(frames)
+        found = await within_limits(reader.embed(data, name=name))
+        return wire.EmbedAnswer(
+            pooled=found.pooled.tolist(), frames=[patches.tolist() for patches in found.frames], model=identity
+        )
 
     @app.post("/v1/recognize/batch", responses=ERRORS, tags=["recognize"])
     async def recognize_batch(batch: wire.BatchRequest, explain: bool = True) -> wire.BatchAnswer:

@@ -70,6 +70,14 @@ class Answer(BaseModel):
     model: ModelIdentity
 
 
+class EmbedAnswer(BaseModel):
+    """Encoder features of one item."""
+
+    pooled: list[float] = Field(description="Mean of all patches of all frames.")
+    frames: list[list[list[float]]] = Field(description="For each frame sent a feature for each patch of the picture.")
+    model: ModelIdentity
+
+
 class ErrorDetail(BaseModel):
     code: str
     message: str = Field(description="What was wrong and what to do.")

@@ -174,6 +174,18 @@ def test_a_tracklet_is_read_jointly_and_every_frame_votes(client: httpx.Client, 
     assert [vote["frame"] for vote in answer["votes"]] == [0, 1, 2]
 
 
+def test_features_are_those_of_the_engine(client: httpx.Client, engine: Engine) -> None:
+    frames = [picture(seed, 30 + seed) for seed in range(3)]
+    answer = client.post("/v1/embed", files=upload(*frames)).json()
+    expected = engine.embed([engine.prepare(frames, name="x")])[0]
+    assert np.allclose(answer["pooled"], expected.pooled, atol=1e-5)
+    assert len(answer["frames"]) == 3
+    for patches, wanted in zip(answer["frames"], expected.frames, strict=True):
+        assert np.allclose(patches, wanted, atol=1e-5)
+    assert answer["model"]["name"] == "untrained"
+    assert_refused(client.post("/v1/embed", files=upload(b"GIF89a but no more")), 422, "bad_image", "not a readable")
+
+
 def test_votes_are_left_out_on_request(client: httpx.Client) -> None:
     assert client.post("/v1/recognize?explain=false", files=upload(picture(1))).json()["votes"] == []
 
