@@ -33,8 +33,8 @@ class Prediction:
     """The reading of one item.
 
     text: the reading, "" if nothing is readable. confidence: its probability (share of the votes where frames are read
-    alone or windows vote). n_best: readings, best first. votes: what each frame or each window says; where all frames are
-    read together, what each frame says alone if that was asked for.
+    alone or windows vote). n_best: readings, best first. votes: what each frame or each window says; where all frames
+    are read together, what each frame says alone if that was asked for.
     timings: milliseconds of the batch that the item was read in, a stage each. provenance: where the weights come from.
     """
 
@@ -86,8 +86,8 @@ class Engine:
         if self.settings.window_frames and not recognizer.reads_frames_together:
             raise ValueError(
                 f"windows of {self.settings.window_frames} frames need a recognizer that reads frames together; "
-                f"{type(recognizer).__name__} reads every frame alone and all of them vote: choose a fusion, or leave out "
-                "windows and window_frames"
+                f"{type(recognizer).__name__} reads every frame alone and all of them vote: choose a fusion, or leave "
+                "out windows and window_frames"
             )
         self.provenance = provenance or {}
 

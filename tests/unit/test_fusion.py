@@ -10,6 +10,8 @@ from glyphrun.models.encoder import EncoderSettings
 from glyphrun.models.fusion import Fusion, TemporalFusion
 from glyphrun.models.parseq import PARSeq, PARSeqSettings
 from glyphrun.models.query_digits import QueryDigits, QueryDigitsSettings
+from glyphrun.models.zoo import build, recognizer_settings
+from glyphrun.text import Codec
 
 KINDS = get_args(Fusion)
 TOGETHER = [kind for kind in KINDS if kind != "none"]
@@ -201,3 +203,13 @@ def test_every_recognizer_reads_and_trains_with_every_fusion_and_padding_changes
         torch.testing.assert_close(loss, padded, atol=1e-5, rtol=0)
         loss.backward()
         assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "published", "width"), [("parseq-tiny", 6_018_143, 192), ("parseq-small", 23_832_671, 384)]
+)
+def test_a_temporal_parseq_is_the_published_one_and_its_fusion(name, published, width):
+    latin = Codec("".join(chr(33 + place) for place in range(94)), 25)
+    for fusion, own in {"concatenate": 8 * width, "attention": width + 1, "mean": width + 1}.items():
+        model = build(recognizer_settings(name, {"fusion": fusion}), latin)
+        assert sum(parameter.numel() for parameter in model.parameters()) == published + own

@@ -8,9 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from glyphrun.decoding.settings import DecodeSettings
+from glyphrun.engine import Engine
+from glyphrun.evaluation.cost import count_gflops, count_parameters
+from glyphrun.images import ImageProcessor
 from glyphrun.models.encoder import EncoderSettings
 from glyphrun.models.query_digits import QueryDigits, QueryDigitsSettings
 from glyphrun.models.recognizer import Memory
+from glyphrun.recipe import processor_for
 from glyphrun.text import DIGITS, Codec
 
 
@@ -96,6 +101,29 @@ def test_the_second_digit_is_asked_exactly_where_it_can_matter_and_the_answers_s
 
 
 @torch.no_grad()
+def test_in_a_batch_read_for_its_best_answer_only_two_digit_items_cost_a_second_query():
+    torch.manual_seed(0)
+    model = query_digits(seed=2)
+    model.digit_head.weight.mul_(1000)  # certain of each digit, so the bound on two-digit readings is tight
+    frames, mask = torch.randint(0, 255, (40, 3, 3, 16, 16), dtype=torch.uint8), torch.ones(40, 3, dtype=torch.bool)
+    engine = Engine(
+        model,
+        Codec(DIGITS, 2),
+        ImageProcessor(height=16, width=16),
+        DecodeSettings(n_best=1),
+        device=torch.device("cpu"),
+        precision="float32",
+    )
+    lengths, _, _ = distributions(model, model.encode(engine.processor.normalise(frames), mask))
+    model.length_head.bias[2] -= (lengths[:, 2] - lengths[:, :2].amax(1)).median()
+    queries: list[int] = []
+    model.reader.register_forward_hook(lambda _, given, __: queries.append(given[0].shape[:2].numel()))
+    two_digits = sum(len(prediction.text) == 2 for prediction in engine.read_batch(frames, mask))
+    assert 10 < two_digits < 30
+    assert queries == [2 * 40, two_digits]
+
+
+@torch.no_grad()
 def test_nobody_asks_for_a_second_digit_when_no_item_can_have_one():
     model = query_digits()
     model.length_head.bias[2] -= 50
@@ -169,3 +197,20 @@ def test_one_digit_layer_reads_both_places():
     model.digit_head.bias.zero_()
     _, first, second = distributions(model, memory_of(model))
     torch.testing.assert_close(torch.cat([first, second]), torch.full((24, 10), -log(10)))
+
+
+def test_the_published_size_has_the_parameters_and_multiply_adds_of_its_table():
+    """5.5 to 7 M parameters and 0.8 to 1.4 G a sequence, here eight crops; the table counts multiply-adds, as the papers
+    on the other recognizers in it do (PARSeq-Small: 23.8 M and 3.26 G, of which 2.87 G in the encoder)."""
+    encoder = EncoderSettings(image=(40, 40), patch=(8, 8), stem="convolution", width=192, depth=12, heads=3)
+    settings = QueryDigitsSettings(encoder=encoder, decoder_heads=6)
+    engine = Engine(
+        QueryDigits(settings),
+        Codec(DIGITS, 2),
+        processor_for(settings),
+        device=torch.device("cpu"),
+        precision="float32",
+    )
+    assert count_parameters(engine) == 6_142_430
+    multiply_adds = count_gflops(engine, frames=8) / 2
+    assert 1.29 < multiply_adds < 1.31

@@ -10,10 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class DecodeSettings(BaseModel):
     """Search, refinement and the vote of frames that were read alone or of windows.
 
-    refine_iters counts cloze passes after a greedy or non-autoregressive search (PARSeq). A recognizer that reads frames
-    together reads a tracklet whole, or as so many ``windows`` of ``window_frames`` frames that vote. vote_floor is the
-    probability under which the reading of a frame or window is ignored; abstain_below the confidence under which an
-    answer is marked abstained.
+    refine_iters counts cloze passes after a greedy or non-autoregressive search (PARSeq). A recognizer that reads
+    frames together reads a tracklet whole, or as so many ``windows`` of ``window_frames`` frames that vote. vote_floor
+    is the probability under which the reading of a frame or window is ignored; abstain_below the confidence under which
+    an answer is marked abstained.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

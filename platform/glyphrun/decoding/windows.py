@@ -12,10 +12,10 @@ from glyphrun.decoding.vote import Ballot, Hypothesis, vote
 
 
 def window_rows(frames: int, windows: int, size: int) -> list[list[int]]:
-    """The frames of each window: ``size`` consecutive ones, from the tracklet's first frames to its last, evenly spread.
+    """The frames of each window: ``size`` consecutive ones, evenly spread from the tracklet's first frames to its last.
 
-    A single window is the tracklet's middle. No two windows are the same: a tracklet of few frames has fewer windows, and
-    one of at most ``size`` frames has one with all of them.
+    A single window is the tracklet's middle. No two windows are the same: a tracklet of few frames has fewer windows,
+    and one of at most ``size`` frames has one with all of them.
     """
     if min(frames, windows, size) < 1:
         raise ValueError(f"{windows} windows of {size} frames cannot be cut from {frames}: each must be at least 1")

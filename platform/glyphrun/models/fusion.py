@@ -1,4 +1,4 @@
-"""Temporal fusion: the features of an item's frames become one memory. Shared by every recognizer that reads tracklets."""
+"""Temporal fusion: the features of an item's frames become one memory, for every recognizer that reads tracklets."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class TemporalFusion(nn.Module):
     """How T frames of an item become the S features that a decoder attends to.
 
     «none»: frames stay items of their own, (N, S, D). «concatenate»: the decoder sees the features of all frames,
-    (B, T·S, D), each with the embedding of its moment, and may follow a number that moves. «attention»: each place of the
-    picture is the weighted mean of that place over the frames, (B, S, D), by a learned legibility of each place of each
-    frame. «mean»: each place is the plain mean over the legible frames, (B, S, D); see ``LegibilityGate``.
+    (B, T·S, D), each with the embedding of its moment, and may follow a number that moves. «attention»: each place of
+    the picture is the weighted mean of that place over the frames, (B, S, D), by a learned legibility of each place of
+    each frame. «mean»: each place is the plain mean over the legible frames, (B, S, D); see ``LegibilityGate``.
 
     The order of frames carries weight in «concatenate» alone. An item may have more frames than any seen in training.
     """
@@ -65,8 +65,8 @@ class TemporalFusion(nn.Module):
 class FrameEmbedding(nn.Module):
     """A learned vector for each moment of an item, from its first frame to its last.
 
-    The table is stretched over the frames that an item has, however many, by linear interpolation: every row is trained
-    by tracklets of any length, and a tracklet longer than the table needs no row of its own. A still image has no order,
+    The table is stretched over the frames that an item has, however many, by linear interpolation: tracklets of any
+    length train it from end to end, and one longer than the table needs no row of its own. A still image has no order,
     and nothing is added to it. The table starts at zero and draws no random numbers: a new one changes no answer.
     """
 
