@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from glyphrun.models.encoder import EncoderSettings
@@ -139,3 +140,80 @@ def test_a_checkpoint_of_another_recognizer_is_refused(tmp_path):
     save_checkpoint(tmp_path / "c", narrow, make_optimizer(narrow, 1e-3, 0.1), {"step": 1})
     with pytest.raises(CheckpointError, match=r"(?s)does not fit this recognizer.*head\.weight"):
         load_checkpoint(tmp_path / "c", wide)
+
+
+def partly_frozen(seed: int, frozen: tuple[str, ...] = ("0.weight",)) -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(200, 50), nn.BatchNorm1d(50), nn.Linear(50, 2))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    optimizer = make_optimizer(model, 1e-3, 0.1)
+    model(torch.randn(4, 200)).pow(2).sum().backward()
+    optimizer.step()
+    return model, optimizer
+
+
+def test_the_optimizer_leaves_frozen_weights_out():
+    model, optimizer = partly_frozen(1)
+    given = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    assert given == {id(parameter) for name, parameter in model.named_parameters() if name != "0.weight"}
+    torch.manual_seed(1)
+    assert torch.equal(model[0].weight, nn.Linear(200, 50).weight)
+
+
+def test_a_checkpoint_of_a_frozen_base_holds_what_is_trained_alone(tmp_path):
+    model, optimizer = partly_frozen(1)
+    save_checkpoint(tmp_path / "c", model, optimizer, {"step": 1})
+    stored = load_file(tmp_path / "c" / "weights.safetensors")
+    assert stored.keys() == model.state_dict().keys() - {"0.weight"}
+    assert sum(path.stat().st_size for path in (tmp_path / "c").iterdir()) < 0.25 * model[0].weight.nbytes
+    again, its_optimizer = partly_frozen(1)
+    with torch.no_grad():
+        for name, value in again.state_dict().items():
+            if name != "0.weight":
+                value.fill_(7)
+    assert load_checkpoint(tmp_path / "c", again, its_optimizer) == {"step": 1}
+    assert all(torch.equal(again.state_dict()[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_checkpoint_is_not_continued_on_another_base(tmp_path):
+    save_checkpoint(tmp_path / "c", *partly_frozen(1), {"step": 1})
+    other, optimizer = partly_frozen(2)
+    before = {name: value.clone() for name, value in other.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"those of this recognizer are others: 0\.weight differs, 1 of 1 in all"):
+        load_checkpoint(tmp_path / "c", other, optimizer)
+    assert all(torch.equal(other.state_dict()[name], value) for name, value in before.items())
+    changed, optimizer = partly_frozen(1)
+    with torch.no_grad():
+        changed[0].weight[49, 199] += 1e-6
+    with pytest.raises(CheckpointError, match=r"0\.weight differs"):
+        load_checkpoint(tmp_path / "c", changed, optimizer)
+
+
+def test_a_checkpoint_of_a_frozen_base_is_not_taken_for_a_whole_one(tmp_path):
+    save_checkpoint(tmp_path / "c", *partly_frozen(1), {"step": 1})
+    with pytest.raises(CheckpointError, match=r"0\.weight is missing"):
+        load_checkpoint(tmp_path / "c", *partly_frozen(1, frozen=()))
+    save_checkpoint(tmp_path / "whole", *partly_frozen(2, frozen=()), {"step": 1})
+    with_frozen, _ = partly_frozen(1)
+    load_checkpoint(tmp_path / "whole", with_frozen)
+    assert torch.equal(with_frozen[0].weight, partly_frozen(2, frozen=())[0][0].weight)
+
+
+@pytest.mark.parametrize("frozen", [(), ("0.weight",), ("1.weight",)])
+def test_a_tensor_with_two_names_is_stored_once_and_stays_one(tmp_path, frozen):
+    def tied(value: float) -> nn.Module:
+        model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 4), nn.Linear(3, 5, bias=False))
+        model[2].weight = model[0].weight
+        for name, parameter in model.named_parameters():
+            nn.init.constant_(parameter, 1.0 if name in frozen else value)
+            parameter.requires_grad_(name not in frozen)
+        return model
+
+    model = tied(3.0)
+    save_checkpoint(tmp_path / "c", model, make_optimizer(model, 1e-3, 0.1), {})
+    assert "2.weight" not in load_file(tmp_path / "c" / "weights.safetensors")
+    other = tied(0.0)
+    load_checkpoint(tmp_path / "c", other)
+    assert other[2].weight is other[0].weight
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in other.state_dict().items())

@@ -12,10 +12,12 @@ Schedule = Literal["cosine", "one-cycle"]
 
 
 def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW (arXiv 1711.05101); biases, norms, embeddings and queries are not decayed."""
+    """AdamW (arXiv 1711.05101) of what is not frozen; biases, norms, embeddings and queries are not decayed."""
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         matrix = parameter.ndim >= 2 and not name.endswith(("pos_embed", "queries", "query", "embedding.weight"))
         (decayed if matrix else free).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
