@@ -58,7 +58,7 @@ def every_reading(lengths: Tensor, first: Tensor, second: Tensor) -> dict[tuple[
     return readings
 
 
-@pytest.mark.parametrize("fusion", ["none", "attention", "concatenate"])
+@pytest.mark.parametrize("fusion", ["none", "attention", "concatenate", "mean"])
 @torch.no_grad()
 def test_the_ranking_is_that_of_all_111_readings_and_adds_up_to_1(fusion):
     model = query_digits(fusion)
@@ -163,7 +163,7 @@ def test_the_loss_of_a_batch_of_short_labels_needs_no_second_digit(texts, length
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("fusion", ["attention", "concatenate"])
+@pytest.mark.parametrize("fusion", ["attention", "concatenate", "mean"])
 def test_padding_with_any_pixels_never_changes_an_answer(fusion):
     model = query_digits(fusion)
     frames = torch.randn(3, 2, 3, 16, 16)
@@ -176,7 +176,7 @@ def test_padding_with_any_pixels_never_changes_an_answer(fusion):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("fusion", ["attention", "concatenate"])
+@pytest.mark.parametrize("fusion", ["attention", "mean"])
 def test_the_order_of_frames_does_not_matter(fusion):
     model = query_digits(fusion)
     frames, mask = torch.randn(2, 6, 3, 16, 16), torch.ones(2, 6, dtype=torch.bool)
