@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ def load_tensors(model: nn.Module, tensors: dict[str, Tensor], *, frozen: bool =
     model.load_state_dict({**kept, **tensors, **shared})
 
 
-def digests(tensors: dict[str, Tensor]) -> dict[str, str]:
+def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """The sha256 of each tensor's type, shape and bytes, wherever it lies."""
     return {name: _digest(value) for name, value in tensors.items()}
 
