@@ -13,6 +13,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
+from tiny_vlm import FAMILIES, save_tiny, tiny_codec, tiny_vlm
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -32,7 +33,7 @@ from glyphrun.models.lora import (
 from glyphrun.models.parseq import PARSeq
 from glyphrun.models.query_digits import QueryDigits
 from glyphrun.models.recognizer import Recognizer
-from glyphrun.models.zoo import build, recognizer_settings
+from glyphrun.models.zoo import ZOO, build, recognizer_settings
 from glyphrun.text import DIGITS, Codec
 from glyphrun.training.fit import TrainSettings, fit
 from glyphrun.training.optim import make_optimizer
@@ -135,6 +136,41 @@ def test_a_merged_recognizer_answers_as_the_unmerged_one_and_is_a_plain_one_agai
     assert all(parameter.requires_grad for parameter in model.parameters())
     plain.load_state_dict(model.state_dict())
     torch.testing.assert_close(answers(plain), unmerged, atol=1e-4, rtol=0)
+
+
+def small_recognizer(name: str, folder: Path) -> tuple[Recognizer, Tensor]:
+    """A recognizer of any kind with targets for two items."""
+    torch.manual_seed(1)
+    if name in FAMILIES:
+        if not folder.exists():
+            save_tiny(folder, name)
+        return tiny_vlm(folder), tiny_codec(folder).encode_batch(["12", "3"])
+    return build(recognizer_settings(name), CODEC).eval(), CODEC.encode_batch(["12", "3"])
+
+
+@pytest.mark.parametrize("name", [*(name for name in ZOO if name.endswith("-nano")), *FAMILIES])
+def test_every_kind_of_recognizer_learns_through_lora_and_answers_the_same_once_merged(tmp_path, name):
+    model, targets = small_recognizer(name, tmp_path / "model")
+    height, width = (56, 84) if name in FAMILIES else (model.settings.input.height, model.settings.input.width)
+    frames, mask = torch.rand(2, 1, 3, height, width), torch.ones(2, 1, dtype=torch.bool)
+
+    def loss(of: Recognizer) -> Tensor:
+        return of.loss(of.encode(frames, mask), targets)
+
+    before = loss(model).item()
+    apply_lora(model, LORA)
+    trained, of_all = trainable_parameters(model)
+    assert 0 < trained < 0.2 * of_all
+    train_a_little(model, size=0.2)
+    unmerged = loss(model)
+    unmerged.backward()
+    assert all(value.grad.abs().sum() > 0 for value in model.parameters() if value.requires_grad)
+    assert abs(unmerged.item() - before) > 1e-3
+    merge_lora(model)
+    assert loss(model).item() == pytest.approx(unmerged.item(), abs=1e-4)
+    again, _ = small_recognizer(name, tmp_path / "model")
+    again.load_state_dict(model.state_dict())
+    assert loss(again).item() == pytest.approx(unmerged.item(), abs=1e-4)
 
 
 def test_every_linear_layer_of_the_chosen_parts_is_updated_and_the_projections_of_attention_with_them():

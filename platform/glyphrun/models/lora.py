@@ -247,7 +247,8 @@ def _in_full(recognizer: Recognizer, settings: LoraSettings) -> set[nn.Parameter
         if not found:
             raise ValueError(
                 f"lora.unfrozen names {what}, and this {_kind(recognizer)} has no such weights; its parts are "
-                f"{', '.join(parts)}, and head, norms or embeddings name layers of all parts"
+                f"{', '.join(parts)}, head, norms and embeddings name layers of all parts, and a decoder whose output "
+                "layer is its embedding has embeddings alone"
             )
         chosen |= found
     return chosen
