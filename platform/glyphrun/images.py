@@ -173,14 +173,14 @@ class ImageProcessor(InputSettings):
         if max(height, width) > MAX_ASPECT * min(height, width):
             raise ImageError(f"The image is {width} × {height}, longer than {MAX_ASPECT} times its other side; cut it.")
         step, most = self.multiple, self.height * self.width
-        fitted = [max(step, round(side / step) * step) for side in (height, width)]
+        fitted = [round(side / step) * step for side in (height, width)]
         if fitted[0] * fitted[1] > most:
             shrink = sqrt(height * width / most)
-            fitted = [max(step, floor(side / shrink / step) * step) for side in (height, width)]
+            fitted = [floor(side / shrink / step) * step for side in (height, width)]
         elif fitted[0] * fitted[1] < self.min_pixels:
             grow = sqrt(self.min_pixels / (height * width))
             fitted = [ceil(side * grow / step) * step for side in (height, width)]
-        return fitted[0], fitted[1]
+        return max(step, fitted[0]), max(step, fitted[1])
 
     def normalise(self, frames: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
         """(…, 3, H, W) uint8 to floats ((pixel / 255) - mean) / std on the same device, float32 by default."""

@@ -22,6 +22,7 @@ class Character(BaseModel):
 
 class Vote(BaseModel):
     frame: int = Field(description="Counted from 0, in the order sent.")
+    frames: int = Field(1, description="How many frames from there on: more than 1 where windows vote.")
     text: str = Field(description="What this frame says alone; empty if nothing is readable in it.")
     confidence: float
     weight: float = Field(description="How much the frame counts; 0 if it was ignored.")
@@ -64,7 +65,7 @@ class Answer(BaseModel):
     confidence: float
     n_best: list[Reading]
     characters: list[Character]
-    votes: list[Vote] = Field(description="One a frame; empty if explain was false.")
+    votes: list[Vote] = Field(description="One a frame, or one a window; empty if explain was false.")
     abstained: bool = Field(description="True if the confidence is under the model's own threshold.")
     timings_ms: dict[str, float]
     model: ModelIdentity
@@ -120,6 +121,7 @@ def answer(prediction: Prediction, model: ModelIdentity, total_ms: float) -> Ans
         votes=[
             Vote(
                 frame=ballot.frame,
+                frames=ballot.frames,
                 text=ballot.text,
                 confidence=ballot.confidence,
                 weight=ballot.weight,

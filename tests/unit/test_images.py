@@ -190,7 +190,7 @@ def test_a_line_keeps_its_height_and_is_as_wide_as_it_is():
 
 @pytest.mark.parametrize(
     ("height", "width", "fitted"),
-    [(100, 300, (112, 308)), (2000, 1000, (616, 308)), (10, 10, (56, 56)), (1, 150, (28, 140))],
+    [(100, 300, (112, 308)), (2000, 1000, (616, 308)), (10, 10, (56, 56)), (1, 150, (28, 700))],
 )
 def test_a_budget_bounds_the_area_and_rounds_both_sides(height, width, fitted):
     processor = ImageProcessor(height=448, width=448, resize="budget", multiple=28, min_pixels=56 * 56)

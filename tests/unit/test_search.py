@@ -33,6 +33,12 @@ def memory_of(items: int) -> Memory:
     return Memory(tokens, None, tokens, torch.ones(items, 1, dtype=torch.bool))
 
 
+def of_item(memory: Memory, item: int) -> Memory:
+    """One of the items that ``memory_of`` makes, alone."""
+    tokens = memory.tokens[item : item + 1]
+    return Memory(tokens, None, tokens, memory.frame_mask[item : item + 1])
+
+
 @torch.no_grad()
 def log_prob(model: PARSeq, memory: Memory, reading: tuple[int, ...]) -> Tensor:
     """Of a reading and its end, for every item: (B,)."""
@@ -108,7 +114,7 @@ def test_a_beam_reads_the_same_in_a_batch_as_alone(width):
     memory = memory_of(12)
     together = beam(model, memory, width, 2)
     for item, found in enumerate(together):
-        alone = beam(model, memory.select(torch.tensor([item])), width, 2)[0]
+        alone = beam(model, of_item(memory, item), width, 2)[0]
         assert [hypothesis.tokens for hypothesis in found] == [hypothesis.tokens for hypothesis in alone]
         assert [h.log_prob for h in found] == pytest.approx([h.log_prob for h in alone], abs=1e-4)
 

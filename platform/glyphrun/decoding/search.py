@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from glyphrun.decoding.ctc import best_path, prefix_beam
 from glyphrun.decoding.settings import DecodeSettings
-from glyphrun.models.recognizer import Generative, Memory, Ranking, Recognizer, Refinable, TokenHypothesis
+from glyphrun.models.recognizer import Emitting, Generative, Memory, Ranking, Recognizer, Refinable, TokenHypothesis
 
 
 def search(recognizer: Recognizer, memory: Memory, settings: DecodeSettings) -> list[list[TokenHypothesis]]:
@@ -16,6 +17,8 @@ def search(recognizer: Recognizer, memory: Memory, settings: DecodeSettings) -> 
     """
     if isinstance(recognizer, Ranking):
         return recognizer.rank(memory, settings.n_best)
+    if isinstance(recognizer, Emitting):
+        return _along_the_line(recognizer, memory, settings)
     if settings.search == "beam":
         return beam(_generative(recognizer), memory, settings.width, settings.n_best)
     if settings.search == "non-autoregressive":
@@ -108,6 +111,15 @@ def beam(recognizer: Generative, memory: Memory, width: int, n_best: int) -> lis
             state, scores, tokens = state.keep(kept), scores[kept], tokens.view(-1, width)[kept].flatten()
             histories, active = [histories[row] for row in keep], [active[row] for row in keep]
     return ended
+
+
+def _along_the_line(recognizer: Emitting, memory: Memory, settings: DecodeSettings) -> list[list[TokenHypothesis]]:
+    log_probs, lengths = recognizer.emissions(memory)
+    if settings.search == "beam":
+        return prefix_beam(log_probs, lengths, settings.width, settings.n_best)
+    if settings.search == "non-autoregressive" or settings.refine_iters:
+        raise TypeError(f"{type(recognizer).__name__} reads all places at once already and has no refinement")
+    return [[found] for found in best_path(log_probs, lengths)]
 
 
 def _readings(log_probs: Tensor, end: int) -> list[TokenHypothesis]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from glyphrun.engine import Engine
@@ -28,7 +29,24 @@ def count_parameters(engine: Engine) -> int:
 
 def count_gflops(engine: Engine, frames: int) -> float:
     """10⁹ floating-point operations to read one item of some frames, a multiply-add counted as two."""
+    pixels, mask = _blank(engine, frames)
+    return _counted(engine, lambda: engine.read_batch(pixels, mask))
+
+
+def count_encoder_gflops(engine: Engine, frames: int) -> float:
+    """The same of the encoder alone, before anything is read; in float32."""
+    pixels, mask = _blank(engine, frames)
+    normalised, mask = engine.processor.normalise(pixels.to(engine.device)), mask.to(engine.device)
+    with torch.inference_mode():
+        return _counted(engine, lambda: engine.recognizer.encode(normalised, mask))
+
+
+def _blank(engine: Engine, frames: int) -> tuple[Tensor, Tensor]:
     shape = (1, frames, 3, engine.processor.height, engine.processor.width)
+    return torch.zeros(shape, dtype=torch.uint8), torch.ones(1, frames, dtype=torch.bool)
+
+
+def _counted(engine: Engine, run: Callable[[], object]) -> float:
     counter = FlopCounterMode(display=False)
     trainable = [parameter for parameter in engine.recognizer.parameters() if parameter.requires_grad]
     # The counter follows gradients through modules, and inference has none to follow.
@@ -36,7 +54,7 @@ def count_gflops(engine: Engine, frames: int) -> float:
         parameter.requires_grad_(False)
     try:
         with counter:
-            engine.read_batch(torch.zeros(shape, dtype=torch.uint8), torch.ones(1, frames, dtype=torch.bool))
+            run()
     finally:
         for parameter in trainable:
             parameter.requires_grad_(True)

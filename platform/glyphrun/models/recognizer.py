@@ -6,6 +6,7 @@ enough to be ranked exactly implements ``rank`` instead. Both train through ``lo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -106,6 +107,13 @@ class Recognizer(nn.Module):
     def loss(self, memory: Memory, targets: Tensor) -> Tensor:
         """Mean negative log-likelihood a token; targets: (B, L) long: begin, characters, end, pad."""
         raise NotImplementedError
+
+    def check(self, sizes: Sequence[tuple[int, int]], lengths: Sequence[int], names: Sequence[str]) -> None:
+        """Refuse samples that can never be trained on, by name, before a training starts.
+
+        sizes: height and width of each sample's largest picture; lengths: tokens of its label, its end counted. Raises
+        ValueError naming the sample and what to do.
+        """
 
     def regroup(self, memory: Memory, rows: Tensor, mask: Tensor) -> Memory:
         """Other items out of encoded frames, with no second pass through the encoder.

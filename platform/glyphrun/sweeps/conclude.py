@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 import glyphrun
+from glyphrun.adapters import save_adapter
 from glyphrun.bundle import load_engine, save_bundle
 from glyphrun.data.batches import load_split
 from glyphrun.data.sample import Sample, dataset_hash, iterate_samples, read_card
@@ -24,8 +25,9 @@ from glyphrun.engine import Engine
 from glyphrun.evaluation.cost import count_gflops, count_parameters, measure_latency
 from glyphrun.evaluation.evaluate import evaluate
 from glyphrun.images import decode_image, encode_image
+from glyphrun.models.lora import carries_lora, merge_lora
 from glyphrun.models.recognizer import Recognizer
-from glyphrun.models.zoo import build, parse_settings
+from glyphrun.models.zoo import parse_settings
 from glyphrun.recipe import codec_for, processor_for
 from glyphrun.subwords import SubwordCodec
 from glyphrun.sweeps.experiment import Experiment
@@ -33,9 +35,11 @@ from glyphrun.sweeps.select import Measured, NoCandidate, pareto_front, select
 from glyphrun.sweeps.trials import TrialRecord, write_json
 from glyphrun.text import Codec
 from glyphrun.training.checkpoint import load_checkpoint
+from glyphrun.training.start import start_recognizer
 
 LATENCY_REPEATS = 30
 EXAMPLES = 24
+ADAPTER = "adapter"  # beside a trial's checkpoint: what LoRA changed, alone
 PACKAGES = ("ray", "torch", "timm", "transformers", "peft", "editdistance", "numpy", "pyarrow")
 
 
@@ -57,9 +61,9 @@ def conclude(
     if not trained:
         reasons = "; ".join(f"{record.trial.id}: {record.outcome.reason}" for record in records)
         raise NoCandidate(f"no trial has a result: {reasons}")
-    texts = _labels(dataset)
+    texts = labels(dataset)
     charset = read_card(dataset).charset
-    engines = [_engine(record, charset, texts) for record in trained]
+    engines = [trained_engine(record, charset, texts) for record in trained]
     progress(f"latency of {len(engines)} trials")
     items = _timed_items(dataset, experiment.budget.frames)
     latencies = measure_latency(engines, items, repeats=LATENCY_REPEATS, threads=experiment.cpus_per_trial)
@@ -142,17 +146,24 @@ def conclude(
     return results
 
 
-def _labels(dataset: Path) -> list[str]:
+def labels(dataset: Path) -> list[str]:
+    """The labels that set a codec's length: those of train and val."""
     return [sample.text or "" for split in ("train", "val") for sample in iterate_samples(dataset, split)]
 
 
 def _recognizer(record: TrialRecord, codec: Codec | SubwordCodec) -> Recognizer:
-    recognizer = build(parse_settings(record.trial.settings), codec)
+    """As trained, with LoRA merged into its weights."""
+    trial = record.trial
+    recognizer, _ = start_recognizer(parse_settings(trial.settings), codec, trial.start, trial.train.seed)
     load_checkpoint(record.checkpoint, recognizer)
+    if carries_lora(recognizer) and not (record.folder / ADAPTER).exists():
+        save_adapter(record.folder / ADAPTER, recognizer, trial.start.lora)
+    merge_lora(recognizer)
     return recognizer
 
 
-def _engine(record: TrialRecord, charset: str, texts: list[str]) -> Engine:
+def trained_engine(record: TrialRecord, charset: str, texts: Sequence[str]) -> Engine:
+    """A trial's recognizer with its last weights, for a data set's charset and the labels of train and val."""
     settings = parse_settings(record.trial.settings)
     codec = codec_for(settings, charset, texts)
     return Engine(_recognizer(record, codec), codec, processor_for(settings), record.trial.decode)
@@ -198,7 +209,9 @@ def _examples(dataset: Path, run_dir: Path, seed: int) -> list[dict[str, Any]]:
             "truth": sample.text,
             "reading": reading.text,
             "confidence": reading.confidence,
-            "votes": [[ballot.text, ballot.weight] for ballot in reading.votes],
+            "votes": [
+                [ballot.text, ballot.weight] for ballot in reading.votes if len(reading.votes) == len(sample.frames)
+            ],
         }
         for sample, reading in zip(drawn, readings, strict=True)
     ]

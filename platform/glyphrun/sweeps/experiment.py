@@ -13,9 +13,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from glyphrun.decoding.settings import DecodeSettings
+from glyphrun.models.lora import LoraSettings
 from glyphrun.models.zoo import recognizer_settings
 from glyphrun.overlay import overlay
 from glyphrun.training.fit import TrainSettings
+from glyphrun.training.start import StartSettings
 
 
 class ExperimentError(ValueError):
@@ -55,9 +57,10 @@ class LogUniform(BaseModel):
 
 
 class Candidate(BaseModel):
-    """A family of trials: a recognizer of the zoo, what is changed in it, and what is searched.
+    """A family of trials: a recognizer of the zoo, what is changed in it, what it starts from, and what is searched.
 
-    Keys of ``space`` are paths: ``train.…`` of the training settings, anything else of the recognizer's settings.
+    Keys of ``space`` are paths: ``train.…`` of the training settings, ``start.…`` of what training starts from (such as
+    ``start.lora.rank``), anything else of the recognizer's settings.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -66,6 +69,7 @@ class Candidate(BaseModel):
     recognizer: str
     changes: dict[str, Any] = {}
     train: dict[str, Any] = {}
+    start: StartSettings = StartSettings()
     space: dict[str, Choice | LogUniform] = {}
     decode: DecodeSettings = DecodeSettings()
 
@@ -130,6 +134,7 @@ class Trial(BaseModel):
     sampled: dict[str, Any]
     settings: dict[str, Any]
     train: TrainSettings
+    start: StartSettings = StartSettings()
     decode: DecodeSettings
 
 
@@ -159,15 +164,18 @@ def plan_trials(experiment: Experiment) -> list[Trial]:
     for number in range(experiment.trials):
         place = number % len(experiment.candidates)
         candidate, sampled = experiment.candidates[place], drawn[place][number // len(experiment.candidates)]
-        settings, train = dict(candidate.changes), {**experiment.train.model_dump(), **candidate.train}
+        declared: dict[str, Any] = {
+            "train": {**experiment.train.model_dump(), **candidate.train, "seed": experiment.seed + number},
+            "start": candidate.start.model_dump(),
+            "changes": dict(candidate.changes),
+        }
         for path, value in sampled.items():
-            if path.startswith("train."):
-                train = _set(train, path.removeprefix("train.").split("."), value)
-            else:
-                settings = _set(settings, path.split("."), value)
+            keys = path.split(".")
+            declared = _set(declared, keys if keys[0] in ("train", "start") else ["changes", *keys], value)
         try:
-            resolved = recognizer_settings(candidate.recognizer, settings).model_dump(mode="json")
-            trained = TrainSettings.model_validate({**train, "seed": experiment.seed + number})
+            resolved = recognizer_settings(candidate.recognizer, declared["changes"]).model_dump(mode="json")
+            trained = TrainSettings.model_validate(declared["train"])
+            started = StartSettings.model_validate(declared["start"])
         except ValueError as error:
             raise ExperimentError(f"candidate {candidate.family!r} with {sampled}: {error}") from None
         trials.append(
@@ -178,6 +186,7 @@ def plan_trials(experiment: Experiment) -> list[Trial]:
                 sampled=sampled,
                 settings=resolved,
                 train=trained,
+                start=started,
                 decode=candidate.decode,
             )
         )
@@ -213,5 +222,14 @@ def _set(settings: dict[str, Any], path: list[str], value: Any) -> dict[str, Any
 
 
 def _known_keys() -> set[str]:
-    models: list[type[BaseModel]] = [Experiment, Candidate, TrainSettings, Asha, Budget, DecodeSettings]
+    models: list[type[BaseModel]] = [
+        Experiment,
+        Candidate,
+        TrainSettings,
+        StartSettings,
+        LoraSettings,
+        Asha,
+        Budget,
+        DecodeSettings,
+    ]
     return {name for model in models for name in model.model_fields} | {"extends", "choice", "log_uniform"}

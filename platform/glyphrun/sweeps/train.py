@@ -23,7 +23,7 @@ from glyphrun.engine import Engine
 from glyphrun.evaluation.evaluate import Scores, evaluate
 from glyphrun.images import ImageProcessor
 from glyphrun.models.recognizer import Recognizer
-from glyphrun.models.zoo import build, parse_settings
+from glyphrun.models.zoo import parse_settings
 from glyphrun.recipe import codec_for, processor_for
 from glyphrun.sweeps.experiment import Experiment, ExperimentError, Trial, plan_trials
 from glyphrun.sweeps.trials import (
@@ -38,6 +38,7 @@ from glyphrun.sweeps.trials import (
     write_outcome,
 )
 from glyphrun.training.fit import TrainingDiverged, fit
+from glyphrun.training.start import check_samples, start_recognizer
 
 OnReport = Callable[[str, dict[str, Any]], None]
 
@@ -117,12 +118,14 @@ def _train_trial(
             raise RuntimeError(outcome.reason)
         return
     torch.set_num_threads(max(int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)), 1))
-    torch.manual_seed(trial.train.seed)
     settings = parse_settings(trial.settings)
     processor = processor_for(settings)
     train, val = ray.get(splits[processor])
     codec = codec_for(settings, charset, (*train.texts, *val.texts))
-    recognizer = build(settings, codec)
+    recognizer, moved = start_recognizer(settings, codec, trial.start, trial.train.seed)
+    check_samples(recognizer, codec, train)
+    if moved:
+        write_json(folder / "transfer.json", [asdict(tensor) for tensor in moved])
 
     def score(trained: Recognizer) -> Scores:
         return evaluate(Engine(trained, codec, processor, trial.decode), val)

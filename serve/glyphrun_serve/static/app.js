@@ -130,9 +130,9 @@ function showFrames() {
   at("add").hidden = at("clear").hidden = count === 0;
   at("drop").classList.toggle("filled", count > 0);
   at("frames-title").textContent = count === 1 ? "Image" : `${count} frames`;
-  at("frames-note").textContent = count > 1 ? "What each frame says alone" : "";
+  at("frames-note").textContent = count > 1 ? (votes.some((vote) => vote.frames > 1) ? "What each window of frames says, at its first frame" : "What each frame says alone") : "";
   const heaviest = Math.max(...votes.map(({ weight }) => weight), 1e-9);
-  at("frames").replaceChildren(...frames.map((frame, number) => frameCard(frame, number, votes[number], heaviest)));
+  at("frames").replaceChildren(...frames.map((frame, number) => frameCard(frame, number, votes.find((vote) => vote.frame === number), heaviest)));
   at("curl").textContent = curl();
 }
 

@@ -1,0 +1,95 @@
+"""Verbs about recognizers themselves: what they cost, what published weights fit, adapters made one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from glyphrun.cli.options import DatasetArgument, JsonOption, console, plain_errors
+
+app = typer.Typer()
+adapter_app = typer.Typer(help="LoRA adapters.", no_args_is_help=True)
+app.add_typer(adapter_app, name="adapter")
+
+
+@app.command()
+def cost(
+    names: Annotated[list[str], typer.Argument(help="Recognizers by name; the baseline is measured beside them.")],
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(help="float32, bfloat16, float16 or int8; may be given several times.", show_default=False),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda; the GPU where there is one.", show_default=False)
+    ] = None,
+    frames: Annotated[int, typer.Option(help="Frames of a sequence.", min=1)] = 8,
+    windows: Annotated[int, typer.Option(help="Windows that a tracklet is read in.", min=1)] = 4,
+    as_json: JsonOption = False,
+) -> None:
+    """Parameters, multiply-adds, memory and speed of recognizers beside the baseline and beside published figures.
+
+    Example: [bold]glyphrun cost query-digits parseq-tiny-temporal --precision float32 --precision int8[/]
+    """
+    from glyphrun.evaluation.cost_table import CostSettings, cost_json, cost_table, shown
+
+    with plain_errors():
+        settings = CostSettings(device=device, frames=frames, windows=windows)
+        with Console(stderr=True).status("") as status:
+            rows = cost_table(names, precision or ["float32"], settings, lambda row: status.update(row))
+    if as_json:
+        print(json.dumps(cost_json(rows, settings), ensure_ascii=False))
+        return
+    console.print(shown(rows, settings))
+
+
+@app.command()
+def transfer(
+    recognizer: Annotated[str, typer.Argument(help="A recognizer by name.")],
+    weights: Annotated[str, typer.Argument(help="A published name, a url that carries its sha256, or a file.")],
+    dataset: DatasetArgument,
+    mismatch: Annotated[str, typer.Option(help="What may differ: fail, extend or replace.")] = "fail",
+) -> None:
+    """What of published weights a recognizer for a data set would keep, resize, make new and drop. Nothing is trained.
+
+    Example: [bold]glyphrun transfer parseq-tiny parseq-tiny shirts[/]
+    """
+    from glyphrun.data.sample import iterate_samples, read_card
+    from glyphrun.models.transfer import transfer_table
+    from glyphrun.models.zoo import recognizer_settings
+    from glyphrun.recipe import codec_for
+    from glyphrun.training.start import StartSettings, start_recognizer
+
+    with plain_errors():
+        settings = recognizer_settings(recognizer)
+        start = StartSettings.model_validate({"weights": weights, "mismatch": mismatch})
+        texts = [sample.text for sample in iterate_samples(dataset) if sample.text is not None]
+        codec = codec_for(settings, read_card(dataset).charset, texts)
+        _, moved = start_recognizer(settings, codec, start, seed=0)
+    console.print(transfer_table(moved))
+
+
+@adapter_app.command("merge")
+def adapter_merge(
+    bundle: Annotated[Path, typer.Argument(help="Bundle that the adapters were trained on.")],
+    adapters: Annotated[list[Path], typer.Argument(help="Adapter folders.")],
+    out: Annotated[Path, typer.Option(help="Folder of the bundle to write.")],
+    method: Annotated[str, typer.Option(help="average, or stack: the sum of the updates.")] = "average",
+    weight: Annotated[
+        list[float] | None, typer.Option(help="How much each adapter counts, in their order.", show_default=False)
+    ] = None,
+) -> None:
+    """One bundle out of a base and several LoRA adapters of it.
+
+    Example: [bold]glyphrun adapter merge base runs/a/adapter runs/b/adapter --out merged[/]
+    """
+    from glyphrun.adapters import merge_into_bundle
+
+    with plain_errors():
+        if method not in ("average", "stack"):
+            raise ValueError(f"--method is average or stack, not {method!r}")
+        merge_into_bundle(bundle, adapters, out, method, weight)
+    console.print(str(out), soft_wrap=True)

@@ -1,0 +1,167 @@
+"""Every kind of recognizer in one sweep, from its declaration to a bundle that reads as it was measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from glyphrun.adapters import merge_into_bundle
+from glyphrun.bundle import load_engine, save_bundle
+from glyphrun.data.batches import load_split
+from glyphrun.data.sample import read_card
+from glyphrun.decoding.settings import DecodeSettings
+from glyphrun.evaluation.evaluate import read_split
+from glyphrun.models.zoo import build, recognizer_settings
+from glyphrun.progress import show_stages
+from glyphrun.recipe import codec_for, processor_for
+from glyphrun.sweeps.conclude import labels, trained_engine
+from glyphrun.sweeps.experiment import Experiment, plan_trials
+from glyphrun.sweeps.run import claim_run, sweep_to_results
+from glyphrun.sweeps.trials import read_record
+from glyphrun.text import DIGITS
+from tiny_vlm import save_tiny
+
+SMALL = {"encoder": {"width": 32, "heads": 2}, "decoder_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def base(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that others start from."""
+    torch.manual_seed(3)
+    settings = recognizer_settings("parseq-nano", SMALL)
+    codec = codec_for(settings, read_card(small_dataset).charset, ["10"])
+    folder = tmp_path_factory.mktemp("base") / "bundle"
+    save_bundle(
+        folder,
+        name="base",
+        recognizer=build(settings, codec),
+        codec=codec,
+        processor=processor_for(settings),
+        decode=DecodeSettings(),
+        metrics={},
+        provenance={},
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def experiment(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    return Experiment.model_validate(
+        {
+            "name": "study",
+            "trials": 6,
+            "train": {"steps": 4, "batch_size": 8, "evaluate_every": 2, "checkpoint_every": 2, "warmup": 1},
+            "scheduler": {"grace_steps": 4},
+            "budget": {"latency_ms": 10_000, "frames": 2},
+            "candidates": [
+                {"family": "query digits", "recognizer": "query-digits-nano", "changes": SMALL},
+                {
+                    "family": "transferred",
+                    "recognizer": "parseq-nano",
+                    "changes": SMALL,
+                    "start": {"weights": str(base), "lora": {"targets": ["vision", "decoder"], "unfrozen": ["head"]}},
+                    "space": {"start.lora.rank": {"choice": [2]}},
+                },
+                {
+                    "family": "windows",
+                    "recognizer": "parseq-nano",
+                    "changes": {**SMALL, "fusion": "mean"},
+                    "decode": {"windows": 2, "window_frames": 2},
+                },
+                {"family": "lines", "recognizer": "line-ctc-nano", "changes": {"width": 32, "depth": 1}},
+                {"family": "trocr", "recognizer": "trocr-nano"},
+                {
+                    "family": "vision-language",
+                    "recognizer": "qwen2-vl-2b",
+                    "changes": {
+                        "source": str(save_tiny(tmp_path_factory.mktemp("hub") / "tiny", "qwen2_vl")),
+                        "prompt": "Read.",
+                        "max_pixels": 4 * 28 * 28,
+                        "min_pixels": 28 * 28,
+                    },
+                    "start": {"lora": {"rank": 2, "targets": ["decoder"]}},
+                },
+            ],
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def run(experiment: Experiment, small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
+    try:
+        folder = tmp_path_factory.mktemp("run")
+        with claim_run(folder, experiment), show_stages(Console(quiet=True)) as stages:
+            results = sweep_to_results(experiment, small_dataset, folder, stages)
+    finally:
+        ray.shutdown()
+    return folder, results
+
+
+@pytest.mark.slow
+def test_every_kind_is_trained_scored_and_timed(run):
+    _, results = run
+    assert [(trial["family"], trial["status"], trial["reason"]) for trial in results["trials"]] == [
+        (family, "finished", None)
+        for family in ("query digits", "transferred", "windows", "lines", "trocr", "vision-language")
+    ]
+    for trial in results["trials"]:
+        assert trial["step"] == 4 and trial["val"]["n"] == 20
+        assert trial["latency_ms"]["p50"] > 0 and trial["gflops"] > 0 and trial["parameters"] > 0
+
+
+@pytest.mark.slow
+def test_every_kind_is_saved_into_a_bundle_that_reads_the_same_without_what_it_came_from(
+    run, experiment, small_dataset, tmp_path
+):
+    folder, _ = run
+    for trial in plan_trials(experiment):
+        engine = trained_engine(read_record(folder, trial), DIGITS, labels(small_dataset))
+        save_bundle(
+            tmp_path / trial.id,
+            name=trial.id,
+            recognizer=engine.recognizer,
+            codec=engine.codec,
+            processor=engine.processor,
+            decode=engine.settings,
+            metrics={},
+            provenance={},
+        )
+        source = trial.settings.get("source")
+        if source:
+            Path(source).rename(f"{source}-away")
+        try:
+            again = load_engine(tmp_path / trial.id)
+        finally:
+            if source:
+                Path(f"{source}-away").rename(source)
+        arrays = load_split(small_dataset, "val", engine.processor)
+        for one, other in zip(read_split(engine, arrays), read_split(again, arrays), strict=True):
+            assert one.text == other.text, trial.id
+            assert one.confidence == pytest.approx(other.confidence, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_transferred_weights_and_adapters_are_kept_beside_their_trial(run, experiment, base, tmp_path):
+    folder, _ = run
+    planned = {trial.family: trial for trial in plan_trials(experiment)}
+    record = read_record(folder, planned["transferred"])
+    moved = json.loads((record.folder / "transfer.json").read_text())
+    assert {tensor["action"] for tensor in moved} == {"kept"}
+    adapter = load_file(record.folder / "adapter" / "adapter.safetensors")
+    assert any(name.endswith(".lora_A") for name in adapter) and "head.weight" in adapter
+    assert sum(tensor.numel() for tensor in adapter.values()) < 0.6 * sum(
+        tensor.numel() for tensor in load_file(base / "weights.safetensors").values()
+    )
+    merge_into_bundle(base, [record.folder / "adapter"], tmp_path / "merged")
+    one, other = load_engine(tmp_path / "merged"), trained_engine(record, DIGITS, ["10"])
+    for (name, value), expected in zip(
+        one.recognizer.state_dict().items(), other.recognizer.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(value, expected, atol=1e-5, rtol=1e-5, msg=name)
