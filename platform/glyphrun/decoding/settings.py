@@ -2,29 +2,83 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+VoteMethod = Literal["sum", "majority", "confidence", "longest", "rover", "mbr"]
+Posterior = Annotated[float, Field(gt=0, le=1)]
 
-class DecodeSettings(BaseModel):
-    """Search, refinement and the vote of frames that were read alone or of windows.
 
-    refine_iters counts cloze passes after a greedy or non-autoregressive search (PARSeq). A recognizer that reads
-    frames together reads a tracklet whole, or as so many ``windows`` of ``window_frames`` frames that vote. vote_floor
-    is the probability under which the reading of a frame or window is ignored; abstain_below the confidence under which
-    an answer is marked abstained.
+class CorrectionSettings(BaseModel):
+    """What is known of texts before one is read: a word list, a language model, or both; files lie in the bundle.
+
+    lexicon: a file of words with frequencies; lexicon_weight scales the cost of leaving the n-best for a word within
+    max_edits edits. language_model: a file of character n-grams (ARPA) or a folder of a causal model; lm_weight scales its
+    log-probability, length_bonus is added for each character, since long texts are always less probable. shallow fusion
+    uses it inside the beam, rerank on the n-best alone.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    search: Literal["greedy", "beam", "non-autoregressive"] = "greedy"
+    lexicon: str | None = None
+    lexicon_weight: float = Field(1.0, ge=0)
+    max_edits: int = Field(2, ge=0, le=4)
+    language_model: str | None = None
+    lm_weight: float = Field(0.5, ge=0)
+    lm_fusion: Literal["rerank", "shallow"] = "rerank"
+    length_bonus: float = 0.0
+
+    @model_validator(mode="after")
+    def _has_something_to_correct_by(self) -> CorrectionSettings:
+        if self.lexicon is None and self.language_model is None:
+            raise ValueError("correction needs a lexicon or a language_model: name one, or leave correction out")
+        return self
+
+
+class Calibration(BaseModel):
+    """Log-probabilities are divided by the temperature, chosen on val (arXiv 1706.04599); 1 leaves them as they are."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    temperature: float = Field(1.0, gt=0)
+
+
+class DecodeSettings(BaseModel):
+    """Search, the vote of frames or windows, correction and confidence, in the order in which they act.
+
+    length_penalty: hypotheses are ranked by log-probability over length to this power, the end counted. early_stop: an
+    item is done once ``width`` hypotheses have ended. temperature, top_k, top_p, samples and seed belong to sampling.
+    refine_iters counts cloze passes after a greedy or non-autoregressive search, cloze_rescore ranks the hypotheses of a
+    beam by one (PARSeq). A recognizer that reads frames together reads a tracklet whole, or as so many ``windows`` of
+    ``window_frames`` frames that vote; early_exit stops reading them when the rest can no longer change the answer
+    («decided») or once its share of the votes passes a number. vote_floor is the probability under which the reading of a
+    frame or window is ignored; length_priors weigh readings by their number of characters. abstain_below is the
+    confidence under which an answer is marked abstained.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    search: Literal["greedy", "beam", "sample", "non-autoregressive"] = "greedy"
     width: int = Field(1, ge=1, le=64)
     n_best: int = Field(3, ge=1)
+    length_penalty: float = 0.0
+    early_stop: bool = False
+    temperature: float = Field(1.0, gt=0)
+    top_k: int | None = Field(None, ge=1)
+    top_p: float = Field(1.0, gt=0, le=1)
+    samples: int = Field(1, ge=1)
+    seed: int = 0
     refine_iters: int = Field(0, ge=0)
+    cloze_rescore: bool = False
     windows: int = Field(1, ge=1)
     window_frames: int | None = Field(None, ge=1)
+    early_exit: Literal["decided"] | Posterior | None = None
+    vote: VoteMethod = "sum"
     vote_floor: float = Field(0.2, ge=0, le=1)
+    length_priors: dict[int, float] | None = None
+    correction: CorrectionSettings | None = None
+    calibration: Calibration = Calibration()
     abstain_below: float = Field(0.0, ge=0, le=1)
 
     @model_validator(mode="after")
