@@ -13,10 +13,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load_file, save_file
 
+from glyphrun.compiled import compile_blocks
 from glyphrun.decoding.settings import DecodeSettings
-from glyphrun.device import Precision
+from glyphrun.device import Precision, default_device
 from glyphrun.engine import Engine
 from glyphrun.images import ImageProcessor
+from glyphrun.models.quantize import Method, load_stored, precision_of, stored
 from glyphrun.models.recognizer import Recognizer
 from glyphrun.models.zoo import build, parse_settings
 from glyphrun.recipe import read_codec, write_codec
@@ -28,6 +30,14 @@ WEIGHTS, MANIFEST, CARD, SUMS = "weights.safetensors", "manifest.json", "MODEL_C
 
 class BundleError(ValueError):
     """A folder that is no bundle, or one that was changed; the message names the file."""
+
+
+class StoredPrecision(BaseModel):
+    """How the weights are stored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: Method = "float32"
 
 
 class BundleManifest(BaseModel):
@@ -42,6 +52,7 @@ class BundleManifest(BaseModel):
     codec: dict[str, Any]
     processor: ImageProcessor
     decode: DecodeSettings
+    precision: StoredPrecision = StoredPrecision()
     metrics: dict[str, Any]
     provenance: dict[str, str]
 
@@ -56,21 +67,22 @@ def save_bundle(
     decode: DecodeSettings,
     metrics: dict[str, Any],
     provenance: dict[str, str],
+    method: Method = "float32",
 ) -> None:
-    """Write a bundle whole or not at all. Raises BundleError if the folder exists."""
+    """Write a bundle whole or not at all, its weights stored by a method. Raises BundleError if the folder exists."""
     if folder.exists():
         raise BundleError(f"{folder} exists already: choose another folder or remove it")
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     aside.mkdir(parents=True)
     try:
-        tensors = {key: value.detach().cpu().contiguous() for key, value in recognizer.state_dict().items()}
-        save_file(tensors, aside / WEIGHTS)
+        save_file(stored(recognizer, method), aside / WEIGHTS)
         manifest = BundleManifest(
             name=name,
             recognizer=recognizer.settings.model_dump(mode="json"),
             codec=write_codec(codec, aside),
             processor=processor,
             decode=decode,
+            precision=StoredPrecision(method=method),
             metrics=metrics,
             provenance=provenance,
         )
@@ -128,20 +140,23 @@ def load_engine(folder: Path, device: torch.device | None = None, precision: Pre
     manifest = read_manifest(folder)
     codec = read_codec(manifest.codec, folder)
     recognizer = build(parse_settings(manifest.recognizer), codec)
+    method, device = manifest.precision.method, device or default_device()
     try:
-        recognizer.load_state_dict(load_file(folder / WEIGHTS))
+        load_stored(recognizer, load_file(folder / WEIGHTS), device)
     except RuntimeError as error:
         raise BundleError(f"{folder / WEIGHTS} does not fit the recognizer of {MANIFEST}: {error}") from None
     provenance = {"name": manifest.name, "version": str(manifest.version), **manifest.provenance}
-    return Engine(
+    engine = Engine(
         recognizer,
         codec,
         manifest.processor,
         manifest.decode,
         device=device,
-        precision=precision,
+        precision=precision or precision_of(method, device),
         provenance=provenance,
     )
+    compile_blocks(engine)
+    return engine
 
 
 def _sha256(path: Path) -> str:
