@@ -107,6 +107,8 @@ def small(tokens: Any = None, **changes: Any) -> TrOCR:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.add_(torch.randn_like(parameter) * (0.02 if "norm" in name else 0.25))
+        for layer in model.decoder.layers:
+            layer.encoder_attn.out_proj.weight.mul_(4)
     return model
 
 
@@ -211,10 +213,13 @@ def test_the_content_of_padding_changes_nothing(tmp_path, kind):
 
 
 @torch.no_grad()
-def test_a_picture_reads_the_same_alone_and_beside_larger_ones():
-    model = small(resize="keep-aspect", image=(32, 64))
+@pytest.mark.parametrize("stem", ["patch", "convolution"])
+def test_a_picture_reads_the_same_alone_and_beside_larger_ones(stem):
+    model = small(resize="keep-aspect", image=(32, 64), encoder={**VISION, "stem": stem})
     sizes = [(32, 20), (9, 64), (24, 40)]
     frames = pictures(3, 32, 64)
+    for item, (height, width) in enumerate(sizes):
+        frames[item, ..., height:, :], frames[item, ..., width:] = 1e4, float("nan")
     together = beam(model, encoded(model, frames, sizes), 3, 3)
     assert len({tuple(hypothesis.tokens for hypothesis in found) for found in together}) > 1
     for item, found in enumerate(together):
@@ -377,8 +382,9 @@ def test_decoder_only_training_leaves_the_encoder_alone(tmp_path, vocabulary):
     assert learning == {name for name, _ in model.named_parameters() if not name.startswith("encoder.")}
 
 
-def test_every_parameter_of_full_training_learns_and_belongs_to_one_part():
-    model = small(scales=2)
+@pytest.mark.parametrize("stem", ["patch", "convolution"])
+def test_every_parameter_of_full_training_learns_and_belongs_to_one_part(stem):
+    model = small(scales=2, encoder={**VISION, "stem": stem})
     model.train()
     model.loss(encoded(model, pictures(2, 24, 48)), Codec("abcdef", 6).encode_batch(["ab", "fed"])).backward()
     parts = model.parts()
@@ -414,14 +420,18 @@ def test_training_and_reading_compute_the_same():
     assert training.item() == pytest.approx(reading.item(), abs=1e-5)
 
 
-def test_a_small_one_learns_to_read_a_handful_of_pictures():
+@pytest.mark.parametrize("stem", ["patch", "convolution"])
+def test_a_small_one_learns_to_read_a_handful_of_pictures(stem):
     torch.manual_seed(0)
     codec = Codec("abcdef", 4)
-    settings = TrOCRSettings(
-        encoder={**VISION, "width": 32}, decoder={**TEXT, "width": 32}, image=(24, 48), vocabulary="charset"
-    )
+    vision, text = {**VISION, "width": 32, "stem": stem}, {**TEXT, "width": 32}
+    settings = TrOCRSettings(encoder=vision, decoder=text, image=(24, 48), vocabulary="charset")
     model = TrOCR(settings, codec)
-    frames, texts = pictures(6, 24, 48), ["abc", "f", "dead", "", "fade", "be"]
+    texts = ["abc", "f", "dead", "", "fade", "be"]
+    frames = torch.full((6, 1, 3, 24, 48), -1.0)
+    for item, text in enumerate(texts):  # a bright bar for each letter, the shorter the later in the alphabet
+        for place, letter in enumerate(text):
+            frames[item, ..., 4 * "abcdef".index(letter) :, 12 * place : 12 * place + 8] = 1.0
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(60):
         loss = model.loss(encoded(model, frames), codec.encode_batch(texts))
@@ -466,6 +476,10 @@ def test_another_kind_of_model_is_refused_before_its_weights_are_loaded(tmp_path
         ({"source": "a/b", "end": 1}, "end and pad are both token 1"),
         ({"source": "a/b", "scale": 1}, "scale"),
         ({"source": "a/b", "scales": 4}, "scales"),
+        ({"vocabulary": "charset", "encoder": {"depth": 2}, "scales": 3}, "scales 3 cannot be taken"),
+        ({"vocabulary": "charset", "encoder": {"heads": 7}}, "width 256 is not a multiple of heads 7"),
+        ({"vocabulary": "charset", "decoder": {"heads": 7}}, "width 256 is not a multiple of heads 7"),
+        ({"vocabulary": "charset", "encoder": {"stem": "convolution", "patch": (6, 8)}}, "6 × 8 is no multiple"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings, sentence):

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from glyphrun.models.trocr_stem import ConvolutionalStem, inside
+
 Grid = tuple[int, int]
 
 
@@ -31,16 +33,18 @@ def hidden_states(
     specials = places.shape[1] - rows * columns
     seen = None
     if sizes is not None:
-        frames = torch.where(_inside(sizes, frames.shape[-2], frames.shape[-1]).unsqueeze(1), frames, 0.0)
+        frames = torch.where(inside(sizes, frames.shape[-2], frames.shape[-1]).unsqueeze(1), frames, 0.0)
         filled = -(-sizes // sizes.new_tensor(patch))  # patches that hold any of the picture, (N, 2)
         high, wide = filled.amax(0).tolist()
-        frames = frames[..., : high * patch[0], : wide * patch[1]]
+        frames = frames[..., : high * patch[0], : wide * patch[1]]  # what is padding in all of them is left out
         grid = places[:, specials:].unflatten(1, (rows, columns))[:, :high, :wide].flatten(1, 2)
         places = torch.cat([places[:, :specials], grid], dim=1)
-        seen = F.pad(_inside(filled, high, wide).flatten(1), (specials, 0), value=True)  # (N, S)
+        seen = F.pad(inside(filled, high, wide).flatten(1), (specials, 0), value=True)  # (N, S)
         seen = None if bool(seen.all()) else seen
     first = [embeddings.cls_token, *([embeddings.distillation_token] if specials == 2 else [])]
-    patches = embeddings.patch_embeddings(frames)  # (N, high · wide, D)
+    stem = embeddings.patch_embeddings.projection
+    # (N, high · wide, D)
+    patches = stem(frames, sizes) if isinstance(stem, ConvolutionalStem) else embeddings.patch_embeddings(frames)
     features = torch.cat([token.expand(len(frames), -1, -1) for token in first] + [patches], dim=1) + places
     features = embeddings.dropout(features)
     hidden = None
@@ -66,9 +70,3 @@ def _places(embeddings: Any, grid: Grid) -> Tensor:
     square = positions[:, specials:].unflatten(1, native).permute(0, 3, 1, 2)
     resized = F.interpolate(square.float(), size=grid, mode="bicubic", align_corners=False).to(positions.dtype)
     return torch.cat([positions[:, :specials], resized.flatten(2).transpose(1, 2)], dim=1)
-
-
-def _inside(sizes: Tensor, height: int, width: int) -> Tensor:
-    """True above and left of each size; sizes: (N, 2) long → (N, height, width) bool."""
-    row, column = (torch.arange(side, device=sizes.device) for side in (height, width))
-    return (row[:, None] < sizes[:, 0, None, None]) & (column < sizes[:, 1, None, None])

@@ -7,19 +7,31 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from glyphrun.inputs import InputSettings
+from glyphrun.models.multiscale import depths
 from glyphrun.models.recognizer import ModelSettings, SubwordSettings
 
 
 class VisionSizes(BaseModel):
-    """Sizes of a Vision Transformer; patch: height and width in pixels."""
+    """Sizes of a Vision Transformer; patch: height and width in pixels. A convolutional stem learns faster from nothing."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     patch: tuple[int, int] = (16, 16)
+    stem: Literal["patch", "convolution"] = "patch"
     width: int = Field(256, ge=8)
     depth: int = Field(6, ge=1)
     heads: int = Field(8, ge=1)
     mlp_ratio: float = Field(4.0, gt=0)
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> VisionSizes:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.stem == "convolution" and (self.patch[0] % 4 or self.patch[1] % 4):
+            raise ValueError(
+                f"a convolutional stem shrinks by 4, and the patch {self.patch[0]} × {self.patch[1]} is no multiple"
+            )
+        return self
 
 
 class TextSizes(BaseModel):
@@ -32,6 +44,12 @@ class TextSizes(BaseModel):
     heads: int = Field(8, ge=1)
     mlp_ratio: float = Field(4.0, gt=0)
     dropout: float = Field(0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> TextSizes:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
 
 
 class TrOCRSettings(ModelSettings):
@@ -64,6 +82,8 @@ class TrOCRSettings(ModelSettings):
             raise ValueError("vocabulary published needs a source, whose subwords it is: give one, or choose charset")
         if (self.source or self.config) and (self.encoder or self.decoder):
             raise ValueError("the sizes of encoder and decoder are those of the source: leave them out, or the source")
+        if not (self.source or self.config):
+            depths((self.encoder or VisionSizes()).depth, self.scales)
         if self.end == self.pad:
             raise ValueError(f"end and pad are both token {self.end}: a label could not end")
         return self
