@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isnan, nan
 from typing import Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
@@ -81,12 +82,20 @@ class TokenHypothesis:
     """One reading as token ids, without begin and end.
 
     log_prob is the natural logarithm of the reading's probability; token_log_probs has one entry for each token and, for
-    a recognizer that generates an end token, one more for it.
+    a recognizer that generates an end token, one more for it. score is what a search ranks by: log_prob, unless lengths
+    are penalised, something else is known of the text, or a cloze pass judges it. share: the part of the samples drawn
+    that read so, 1 where none were drawn.
     """
 
     tokens: tuple[int, ...]
     log_prob: float
     token_log_probs: tuple[float, ...]
+    score: float = nan
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        if isnan(self.score):
+            object.__setattr__(self, "score", self.log_prob)
 
 
 class Recognizer(nn.Module):
@@ -160,7 +169,7 @@ class Refinable(Protocol):
         """Non-autoregressive log-probabilities of all positions: (B, L + 1, V)."""
 
     def refine(self, memory: Memory, tokens: Tensor) -> Tensor:
-        """tokens: (B, L + 1) long, a first reading → cloze log-probabilities (B, L + 1, V)."""
+        """Cloze log-probabilities (B·n, L + 1, V); tokens: (B·n, L + 1) long, n first readings of each item."""
 
 
 @runtime_checkable
