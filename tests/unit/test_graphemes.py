@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from glyphrun.evaluation.metrics import character_error_rate, count_errors
 from glyphrun.graphemes import graphemes
 from glyphrun.text import normalise
 
@@ -66,3 +67,19 @@ def test_no_word_of_the_odia_list_is_split_after_a_virama(shared: Path) -> None:
             assert not (before.endswith(VIRAMA) and "\u0b15" <= after[0] <= "\u0b39"), word
         joined += sum(VIRAMA in cluster[:-1] for cluster in clusters)
     assert joined > 20_000
+
+
+def test_an_error_rate_over_graphemes_counts_a_wrong_conjunct_once() -> None:
+    truth, reading = "ରାଷ୍ଟ୍ରପତି", "ରାକପତି"  # ଷ୍ଟ୍ର was read as କ
+    points = count_errors([truth], [reading])
+    clusters = count_errors([truth], [reading], unit="graphemes")
+    assert (int(points.character_edits[0]), int(points.characters[0])) == (5, 10)
+    assert (int(clusters.character_edits[0]), int(clusters.characters[0])) == (1, 5)
+    assert character_error_rate(clusters).value == pytest.approx(1 / 5)
+    assert clusters.word_edits.tolist() == points.word_edits.tolist() == [1]
+
+
+def test_the_unit_changes_nothing_where_every_character_is_one_code_point() -> None:
+    truths, readings = ["été à Paris", "42"], ["ete a Pari", "24"]
+    both = [count_errors(truths, readings, unit=unit) for unit in ("characters", "graphemes")]
+    assert both[0].character_edits.tolist() == both[1].character_edits.tolist() == [4, 2]

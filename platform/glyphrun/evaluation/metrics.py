@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import editdistance
 import numpy as np
 
+from glyphrun.graphemes import graphemes
 from glyphrun.text import normalise
+
+Unit = Literal["characters", "graphemes"]
 
 RESAMPLES_AT_ONCE = 100  # bounds the memory of the bootstrap to 800 bytes an item
 
@@ -33,16 +37,21 @@ class ErrorCounts:
     words: np.ndarray
 
 
-def count_errors(truths: Sequence[str], readings: Sequence[str]) -> ErrorCounts:
-    """Compare readings with truths, both in the one normal form. Raises ValueError if their numbers differ."""
+def count_errors(truths: Sequence[str], readings: Sequence[str], *, unit: Unit = "characters") -> ErrorCounts:
+    """Compare readings with truths, both in the one normal form. Raises ValueError if their numbers differ.
+
+    unit: what counts as one character, a code point or a whole grapheme cluster such as an Odia conjunct.
+    """
     if len(truths) != len(readings):
         raise ValueError(f"{len(truths)} truths cannot be compared with {len(readings)} readings")
     pairs = [(normalise(truth), normalise(reading)) for truth, reading in zip(truths, readings, strict=True)]
+    split: Callable[[str], Sequence[str]] = graphemes if unit == "graphemes" else str
+    characters = [(split(truth), split(reading)) for truth, reading in pairs]
     words = [(truth.split(), reading.split()) for truth, reading in pairs]
     return ErrorCounts(
         exact=np.array([truth == reading for truth, reading in pairs], bool),
-        character_edits=np.array([editdistance.eval(reading, truth) for truth, reading in pairs], np.int64),
-        characters=np.array([len(truth) for truth, _ in pairs], np.int64),
+        character_edits=np.array([editdistance.eval(reading, truth) for truth, reading in characters], np.int64),
+        characters=np.array([len(truth) for truth, _ in characters], np.int64),
         word_edits=np.array([editdistance.eval(reading, truth) for truth, reading in words], np.int64),
         words=np.array([len(truth) for truth, _ in words], np.int64),
     )
