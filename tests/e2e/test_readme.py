@@ -10,11 +10,14 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from test_demo import ENVIRONMENT, GLYPHRUN, glyphrun
 
 from glyphrun.data.sample import iterate_samples
+from glyphrun.sweeps.experiment import Experiment, plan_trials
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+GROUPS = ("data", "adapter")
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.S)
 
 
@@ -49,6 +52,23 @@ def test_the_commands_of_the_verbs_run_one_after_another(newcomer):
     assert json.loads(printed["evaluate"])["n"] == 25
     assert "shirts" in printed["models"]
     assert (folder / "runs/first/report.html").exists()
+
+
+@pytest.mark.slow
+def test_the_commands_about_recognizers_run(newcomer):
+    folder, _ = newcomer
+    for line in block_with("glyphrun cost"):
+        done = run(line, folder)
+        assert done.returncode == 0, (line, done.stderr)
+    assert (folder / "runs/features.parquet").exists()
+
+
+def test_the_candidates_shown_are_an_experiment():
+    (block,) = re.findall(r"```yaml\n(.*?)```", README, re.S)
+    experiment = Experiment.model_validate({"name": "shown", "trials": 6, **yaml.safe_load(block)})
+    trials = plan_trials(experiment)
+    assert {trial.start.lora.rank for trial in trials} == {0, 8, 32, 16}
+    assert trials[0].decode.windows == 4 and trials[0].start.weights == "parseq-tiny"
 
 
 @pytest.mark.slow
@@ -90,12 +110,10 @@ def test_the_request_with_curl_is_answered(newcomer):
 
 
 def test_every_verb_is_listed_and_has_an_example():
-    listed = set(re.findall(r"^\| `glyphrun (data \w+|\w+)", README, re.M))
-    helped = glyphrun("--help").stdout
-    data = glyphrun("data", "--help").stdout
-    verbs = set(re.findall(r"│ (\w+)  ", helped)) - {"data"} | {
-        f"data {verb}" for verb in re.findall(r"│ (\w+)  ", data)
-    }
+    listed = set(re.findall(rf"^\| `glyphrun ((?:{'|'.join(GROUPS)}) \w+|\w+)", README, re.M))
+    verbs = set(re.findall(r"│ (\w+)  ", glyphrun("--help").stdout)) - set(GROUPS)
+    for group in GROUPS:
+        verbs |= {f"{group} {verb}" for verb in re.findall(r"│ (\w+)  ", glyphrun(group, "--help").stdout)}
     assert listed == verbs
     for verb in listed:
         assert "Example:" in glyphrun(*verb.split(), "--help").stdout, verb

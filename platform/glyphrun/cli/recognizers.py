@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,15 @@ from rich.console import Console
 from glyphrun.cli.options import DatasetArgument, JsonOption, console, plain_errors
 
 app = typer.Typer()
+
+
+class Method(StrEnum):
+    """How adapters are made one."""
+
+    average = "average"
+    stack = "stack"
+
+
 adapter_app = typer.Typer(help="LoRA adapters.", no_args_is_help=True)
 app.add_typer(adapter_app, name="adapter")
 
@@ -28,6 +38,7 @@ def cost(
     ] = None,
     frames: Annotated[int, typer.Option(help="Frames of a sequence.", min=1)] = 8,
     windows: Annotated[int, typer.Option(help="Windows that a tracklet is read in.", min=1)] = 4,
+    baseline: Annotated[str, typer.Option(help="What speeds relate to.")] = "parseq-small-temporal",
     as_json: JsonOption = False,
 ) -> None:
     """Parameters, multiply-adds, memory and speed of recognizers beside the baseline and beside published figures.
@@ -37,7 +48,9 @@ def cost(
     from glyphrun.evaluation.cost_table import CostSettings, cost_json, cost_table, shown
 
     with plain_errors():
-        settings = CostSettings(device=device, frames=frames, windows=windows)
+        settings = CostSettings.model_validate(
+            {"device": device, "frames": frames, "windows": windows, "baseline": baseline}
+        )
         with Console(stderr=True).status("") as status:
             rows = cost_table(names, precision or ["float32"], settings, lambda row: status.update(row))
     if as_json:
@@ -77,7 +90,7 @@ def adapter_merge(
     bundle: Annotated[Path, typer.Argument(help="Bundle that the adapters were trained on.")],
     adapters: Annotated[list[Path], typer.Argument(help="Adapter folders.")],
     out: Annotated[Path, typer.Option(help="Folder of the bundle to write.")],
-    method: Annotated[str, typer.Option(help="average, or stack: the sum of the updates.")] = "average",
+    method: Annotated[Method, typer.Option(help="The mean of the updates, or their sum.")] = Method.average,
     weight: Annotated[
         list[float] | None, typer.Option(help="How much each adapter counts, in their order.", show_default=False)
     ] = None,
@@ -89,7 +102,5 @@ def adapter_merge(
     from glyphrun.adapters import merge_into_bundle
 
     with plain_errors():
-        if method not in ("average", "stack"):
-            raise ValueError(f"--method is average or stack, not {method!r}")
-        merge_into_bundle(bundle, adapters, out, method, weight)
+        merge_into_bundle(bundle, adapters, out, method.value, weight)
     console.print(str(out), soft_wrap=True)

@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from rich import box
 from rich.table import Table
 
 from glyphrun.decoding.settings import DecodeSettings
@@ -30,14 +31,13 @@ from glyphrun.recipe import codec_for, processor_for
 BASELINE = "parseq-small-temporal"
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 SECONDS_A_POINT = 1.0
-CostPrecision = Precision | Literal["int8"]
-PRECISIONS = ("float32", "bfloat16", "float16", "int8")
+CostPrecision = Literal["float32", "bfloat16", "float16", "int8"]
 
 
 class CostSettings(BaseModel):
     """What is measured, on the GPU where there is one if no device is named: sequences of ``frames`` frames with texts of up to max_length characters of the charset.
 
-    windows: how many windows of ``frames`` frames a tracklet is read in, without overlap.
+    windows: how many windows of ``frames`` frames a tracklet is read in, without overlap. baseline: what speeds relate to.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,19 +45,31 @@ class CostSettings(BaseModel):
     device: Literal["cpu", "cuda"] | None = None
     frames: int = Field(8, ge=1)
     windows: int = Field(4, ge=1)
+    baseline: str = BASELINE
     charset: str = "0123456789"
     max_length: int = Field(2, ge=1)
     seed: int = 0
 
 
 @dataclass(frozen=True)
-class Cost:
-    """One row.
+class Counts:
+    """Of a recognizer at its published size, where there is one: parameters, and multiply-adds in 10⁹ a sequence.
 
-    parameters and multiply_adds (10⁹ a sequence; torch counts two operations for each), of which encoder_multiply_adds
-    are the encoder's, are counted in float32 at the published size, where there is one. peak_mib: memory that loading and
-    reading added; ms: a sequence alone, median; per_second: sequences a second in batches of best_batch; tracklet_ms: a
-    tracklet read in windows. relative: times as many sequences a second as the baseline in float32.
+    torch counts two operations for each multiply-add; encoder_multiply_adds are those of the encoder alone.
+    """
+
+    parameters: int
+    multiply_adds: float
+    encoder_multiply_adds: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One row, with what was counted (``Counts``) and what was measured.
+
+    peak_mib: memory that loading and reading added; ms: a sequence alone, median; per_second: sequences a second in
+    batches of best_batch; tracklet_ms: a tracklet read in windows. relative: times as many sequences a second as the
+    baseline in float32.
     """
 
     name: str
@@ -75,7 +87,7 @@ class Cost:
 
 def cost_table(
     names: Sequence[str],
-    precisions: Sequence[CostPrecision],
+    precisions: Sequence[str],
     settings: CostSettings,
     progress: Callable[[str], None] | None = None,
 ) -> list[Cost]:
@@ -84,13 +96,15 @@ def cost_table(
     Every row is measured in a process of its own, so that one's memory is not another's. Raises ValueError for a name that
     is not known, listing the near ones, and RuntimeError naming the row that could not be measured.
     """
-    for name in names:
+    for name in (settings.baseline, *names):
         recognizer_settings(name)
-    unknown = [precision for precision in precisions if precision not in PRECISIONS]
+    known = get_args(CostPrecision)
+    unknown = [precision for precision in precisions if precision not in known]
     if unknown:
-        raise ValueError(f"no precision is called {unknown[0]!r}: choose from {', '.join(PRECISIONS)}")
-    wanted = [(name, precision) for name in names for precision in precisions]
-    rows = [(BASELINE, "float32"), *(row for row in wanted if row != (BASELINE, "float32"))]
+        raise ValueError(f"no precision is called {unknown[0]!r}: choose from {', '.join(known)}")
+    wanted = [(name, cast(CostPrecision, precision)) for name in names for precision in precisions]
+    base_row: tuple[str, CostPrecision] = (settings.baseline, "float32")
+    rows = [base_row, *(row for row in wanted if row != base_row)]
     measured: list[Cost] = []
     for name, precision in rows:
         if progress:
@@ -108,7 +122,6 @@ def cost_json(rows: Sequence[Cost], settings: CostSettings) -> dict[str, Any]:
         "device": device,
         "threads": None if on_gpu else available_cores(),
         "settings": settings.model_dump(),
-        "baseline": BASELINE,
         "measured": [asdict(row) for row in rows],
         "published": {name: asdict(PUBLISHED[published_name(name)]) for name in _published_among(rows)},
     }
@@ -118,30 +131,22 @@ def shown(rows: Sequence[Cost], settings: CostSettings) -> Table:
     """The table for a terminal; published figures stand in rows of their own, marked as such."""
     where = cost_json([], settings)["device"]
     table = Table(
-        title=f"{where}: sequences of {settings.frames} frames, tracklets of {settings.windows} windows",
+        title=f"{where}: sequences of {settings.frames} frames, tracklets of {settings.windows} windows; M: 10⁶ "
+        "parameters, G: 10⁹ multiply-adds a sequence, ×: times the baseline's sequences/s",
         title_justify="left",
+        box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
     )
     for heading in ("recognizer", "precision"):
         table.add_column(heading, no_wrap=True)
-    for heading in (
-        "M parameters",
-        "G multiply-adds",
-        "of the encoder",
-        "MiB",
-        "ms",
-        "sequences/s",
-        "batch",
-        "ms a tracklet",
-        "times baseline",
-    ):
-        table.add_column(heading, justify="right")
+    for heading in ("M", "G", "MiB", "ms", "/s", "batch", "tracklet ms", "×"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             row.name,
             row.precision,
             f"{row.parameters / 1e6:.2f}",
             f"{row.multiply_adds:.3f}",
-            f"{row.encoder_multiply_adds:.3f}",
             f"{row.peak_mib:.0f}",
             f"{row.ms:.1f}",
             f"{row.per_second:.1f}",
@@ -151,20 +156,18 @@ def shown(rows: Sequence[Cost], settings: CostSettings) -> Table:
         )
     for name in _published_among(rows):
         said = PUBLISHED[published_name(name)]
-        table.add_row(
-            published_name(name),
-            "published",
+        speedup = _range(said.speedup) if said.speedup else "1"
+        figures = [
             _range(said.parameters),
             _range(said.multiply_adds),
-            f"{said.encoder:g}" if said.encoder else "",
             "",
-            f"{_range(said.t4_ms)} (T4)",
-            "",
+            f"T4 {_range(said.t4_ms)}",
             "",
             "",
-            _range(said.speedup) if said.speedup else "1",
-            style="dim",
-        )
+            "",
+            speedup,
+        ]
+        table.add_row(published_name(name), "published", *figures, style="dim")
     return table
 
 
@@ -188,6 +191,22 @@ def processor_name() -> str:
     except OSError:
         return ""
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+
+
+def count(name: str, settings: CostSettings) -> Counts:
+    """As others counted a recognizer, where they did, else as it is measured; on the processor in float32."""
+    said = PUBLISHED.get(published_name(name))
+    charset, max_length = (said.charset, said.max_length) if said else (settings.charset, settings.max_length)
+    frames = said.frames if said else settings.frames
+    chosen = recognizer_settings(name)
+    codec = codec_for(chosen, charset, [charset[0] * max_length])
+    cpu = torch.device("cpu")
+    engine = Engine(build(chosen, codec), codec, processor_for(chosen), device=cpu, precision="float32")
+    return Counts(
+        parameters=count_parameters(engine),
+        multiply_adds=count_gflops(engine, frames) / 2,
+        encoder_multiply_adds=count_encoder_gflops(engine, frames) / 2,
+    )
 
 
 def measure(name: str, precision: CostPrecision, settings: CostSettings) -> Cost:
@@ -224,29 +243,16 @@ def measure(name: str, precision: CostPrecision, settings: CostSettings) -> Cost
     whole = sequence(settings.frames * settings.windows)
     tracklet = _seconds(lambda: engine.read_prepared([whole]))
     peak = torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else _peak_mib() - before
-    counted, counted_frames = _at_published_size(name, settings, device)
     return Cost(
         name=name,
         precision=precision,
-        parameters=count_parameters(counted),
-        multiply_adds=count_gflops(counted, counted_frames) / 2,
-        encoder_multiply_adds=count_encoder_gflops(counted, counted_frames) / 2,
+        **asdict(count(name, settings)),
         peak_mib=round(peak, 1),
         ms=alone * 1e3,
         per_second=rates[best],
         best_batch=best,
         tracklet_ms=tracklet * 1e3,
     )
-
-
-def _at_published_size(name: str, settings: CostSettings, device: torch.device) -> tuple[Engine, int]:
-    """The recognizer as others counted it, or as it is measured; and the frames of a sequence."""
-    said = PUBLISHED.get(published_name(name))
-    charset, max_length = (said.charset, said.max_length) if said else (settings.charset, settings.max_length)
-    chosen = recognizer_settings(name)
-    codec = codec_for(chosen, charset, [charset[0] * max_length])
-    engine = Engine(build(chosen, codec), codec, processor_for(chosen), device=device, precision="float32")
-    return engine, said.frames if said else settings.frames
 
 
 def _device(settings: CostSettings) -> torch.device:
