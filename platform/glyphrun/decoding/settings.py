@@ -37,11 +37,16 @@ class CorrectionSettings(BaseModel):
 
 
 class Calibration(BaseModel):
-    """Log-probabilities are divided by the temperature, chosen on val (arXiv 1706.04599); 1 leaves them as they are."""
+    """The log-odds of a confidence are divided by a temperature fitted on val; 1 leaves it as it is.
+
+    temperature is that of whole strings, character_temperature that of characters: where votes are cast, the two
+    confidences are not on one scale.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     temperature: float = Field(1.0, gt=0)
+    character_temperature: float = Field(1.0, gt=0)
 
 
 class DecodeSettings(BaseModel):
@@ -54,7 +59,7 @@ class DecodeSettings(BaseModel):
     ``window_frames`` frames that vote; early_exit stops reading them when the rest can no longer change the answer
     («decided») or once its share of the votes passes a number. vote_floor is the probability under which the reading of a
     frame or window is ignored; length_priors weigh readings by their number of characters. abstain_below is the
-    confidence under which an answer is marked abstained.
+    confidence, calibrated, under which an answer is marked abstained; it keeps its text.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
