@@ -10,6 +10,7 @@ k - 1), the last entry that of P(text ends there | it begins so), and together t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 
 import numpy as np
 import torch
@@ -67,27 +68,27 @@ def score(
     labels = torch.zeros(len(flat), longest, dtype=torch.long)  # (H, L)
     for row, reading in zip(labels, flat, strict=True):
         row[: len(reading)] = torch.tensor(reading, dtype=torch.long)
-    emitted = log_probs.cpu().transpose(0, 1)  # (S, B, V)
+    emitted = log_probs.cpu().transpose(0, 1).contiguous()  # (S, B, V)
+    wanted = items.unsqueeze(1) * emitted.shape[2] + labels  # where a reading's characters stand in (B · V)
+    blanks = emitted[:, :, BLANK].double()[:, items].unsqueeze(2)  # (S, H, 1)
     last = lengths.cpu()[items]
     repeats = torch.zeros_like(labels, dtype=torch.bool)
     repeats[:, 1:] = labels[:, 1:] == labels[:, :-1]
-    impossible = float("-inf")
-    in_blank = torch.full((len(flat), longest + 1), impossible, dtype=torch.float64)
+    in_blank = torch.full((len(flat), longest + 1), -inf, dtype=torch.float64)
     in_blank[:, 0] = 0.0
-    in_character = torch.full_like(in_blank, impossible)
-    begun = torch.full((len(flat), longest), impossible, dtype=torch.float64)
+    in_character = torch.full_like(in_blank, -inf)
+    begun = torch.full((len(flat), longest), -inf, dtype=torch.float64)
+    shortest = int(last.min())
     for place in range(int(last.max())):
-        here = emitted[place][items].double()  # (H, V)
-        over = last <= place
-        if bool(over.any()):
+        blank, character = blanks[place], emitted[place].take(wanted).double()  # (H, 1), (H, L)
+        if place >= shortest:
             # Past its end a line says «blank» with certainty, which changes no reading.
-            here[over] = impossible
-            here[over, BLANK] = 0.0
-        character = here.gather(1, labels)  # (H, L)
+            over = (last <= place).unsqueeze(1)
+            blank, character = blank.masked_fill(over, 0.0), character.masked_fill(over, -inf)
         so_far = torch.logaddexp(in_blank, in_character)
         entering = character + torch.where(repeats, in_blank[:, :-1], so_far[:, :-1])
         in_character[:, 1:] = torch.logaddexp(in_character[:, 1:] + character, entering)
-        in_blank = so_far + here[:, :1]
+        in_blank = so_far + blank
         begun = torch.logaddexp(begun, entering)
     ended = torch.logaddexp(in_blank, in_character)  # (H, L + 1)
     begun = torch.cat([torch.zeros(len(flat), 1, dtype=torch.float64), begun], dim=1)
@@ -98,8 +99,12 @@ def score(
 def _hypothesis(reading: tuple[int, ...], ended: list[float], begun: list[float]) -> TokenHypothesis:
     """ended, begun: log-probabilities that the text is, or begins with, the reading's first 0, 1, … characters."""
     count = len(reading)
-    steps = [begun[place + 1] - begun[place] for place in range(count)]
-    return TokenHypothesis(reading, ended[count], (*steps, ended[count] - begun[count]))
+    steps = [_given(begun[place + 1], begun[place]) for place in range(count)]
+    return TokenHypothesis(reading, ended[count], (*steps, _given(ended[count], begun[count])))
+
+
+def _given(both: float, before: float) -> float:
+    return both - before if before > -inf else -inf  # what follows something impossible stays impossible
 
 
 class _PrefixBeams:
@@ -121,7 +126,7 @@ class _PrefixBeams:
         self.likely_scores = likely.values.double().cpu().numpy()  # (S, B, C)
         self.likely = likely.indices.cpu().numpy() + 1
         shape = (self.items, width)
-        self.in_blank, self.in_character = np.full(shape, -np.inf), np.full(shape, -np.inf)
+        self.in_blank, self.in_character = np.full(shape, -inf), np.full(shape, -inf)
         self.node, self.parent = np.full(shape, NOWHERE), np.full(shape, NOWHERE - 1)
         self.last = np.full(shape, BLANK)
         self.in_blank[:, 0], self.node[:, 0] = 0.0, np.arange(self.items)
@@ -137,7 +142,7 @@ class _PrefixBeams:
         found: list[list[tuple[int, ...]]] = [[] for _ in range(self.items)]
         for row, item in enumerate(self.order):
             best = np.argsort(-totals[row], kind="stable")[:n_best]
-            found[item] = [self._reading(int(self.node[row, slot])) for slot in best if totals[row, slot] > -np.inf]
+            found[item] = [self._reading(int(self.node[row, slot])) for slot in best if totals[row, slot] > -inf]
         return found
 
     def _step(self, place: int, active: int) -> None:
@@ -151,7 +156,9 @@ class _PrefixBeams:
         stays_character = in_character + repeated
         # A character that repeats the last one makes a new prefix only after a blank.
         repeats = likely[:, None, :] == last[:, :, None]
-        grown = self.likely_scores[place, :active, None, :] + np.where(repeats, in_blank[:, :, None], so_far[:, :, None])
+        grown = self.likely_scores[place, :active, None, :] + np.where(
+            repeats, in_blank[:, :, None], so_far[:, :, None]
+        )
         # Where a prefix and its parent are both in the beam, what the parent grows into is that prefix.
         items, children, parents = np.nonzero(parent[:, :, None] == node[:, None, :])
         if len(items):
@@ -161,15 +168,15 @@ class _PrefixBeams:
                 stays_character[items, children], before + repeated[items, children]
             )
             links, columns = np.nonzero(likely[items] == characters[:, None])
-            grown[items[links], parents[links], columns] = -np.inf
+            grown[items[links], parents[links], columns] = -inf
         scores = np.concatenate([np.logaddexp(stays_blank, stays_character), grown.reshape(active, -1)], axis=1)
         chosen = np.argpartition(-scores, self.width - 1, axis=1)[:, : self.width]
         stays = chosen < self.width
         source = np.where(stays, chosen, (chosen - self.width) // likely.shape[1])
         score = np.take_along_axis(scores, chosen, axis=1)
-        self.in_blank[:active] = np.where(stays, np.take_along_axis(stays_blank, source, axis=1), -np.inf)
+        self.in_blank[:active] = np.where(stays, np.take_along_axis(stays_blank, source, axis=1), -inf)
         self.in_character[:active] = np.where(stays, np.take_along_axis(stays_character, source, axis=1), score)
-        grew = ~stays & (score > -np.inf)
+        grew = ~stays & (score > -inf)
         sources = np.take_along_axis(node, source, axis=1)
         self.node[:active] = np.where(stays, sources, NOWHERE)
         self.parent[:active] = np.where(stays, np.take_along_axis(parent, source, axis=1), NOWHERE - 1)
@@ -177,7 +184,9 @@ class _PrefixBeams:
         items, slots = np.nonzero(grew)
         before = sources[items, slots]
         characters = likely[items, (chosen[items, slots] - self.width) % likely.shape[1]]
-        self.node[items, slots] = [self._child(*pair) for pair in zip(before.tolist(), characters.tolist(), strict=True)]
+        self.node[items, slots] = [
+            self._child(*pair) for pair in zip(before.tolist(), characters.tolist(), strict=True)
+        ]
         self.parent[items, slots], self.last[items, slots] = before, characters
 
     def _child(self, node: int, character: int) -> int:
