@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -13,15 +14,19 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from glyphrun.data.batches import FrameArrays, TrainingOrder
-from glyphrun.device import Precision, autocast, default_device, default_precision
+from glyphrun.device import Precision, default_device, default_precision
 from glyphrun.evaluation.evaluate import Scores
 from glyphrun.images import ImageProcessor
+from glyphrun.memory import or_out_of_memory
 from glyphrun.models.recognizer import Recognizer
 from glyphrun.subwords import SubwordCodec
 from glyphrun.text import Codec
-from glyphrun.training.augment import AugmentSettings, augment
-from glyphrun.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from glyphrun.training.augment import AugmentSettings
+from glyphrun.training.checkpoint import CheckpointError, find_checkpoint, load_checkpoint, save_checkpoint
+from glyphrun.training.gradient import Gradient
+from glyphrun.training.memory import batch_that_fits
 from glyphrun.training.optim import Schedule, learning_rate_at, make_optimizer
+from glyphrun.training.parallel import Workers
 
 
 class TrainingDiverged(RuntimeError):
@@ -29,7 +34,10 @@ class TrainingDiverged(RuntimeError):
 
 
 class TrainSettings(BaseModel):
-    """How long and how a recognizer is trained. A step is one optimizer update over accumulate batches of batch_size."""
+    """How long and how a recognizer is trained. A step is one optimizer update over accumulate batches of batch_size.
+
+    Workers that share a training share each batch: batch_size counts the items of all of them.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -73,16 +81,26 @@ def fit(
     *,
     device: torch.device | None = None,
     precision: Precision | None = None,
+    workers: Workers = Workers(),
 ) -> Iterator[Report]:
     """Train, and yield a Report every ``evaluate_every`` steps and after the last.
 
     A complete checkpoint in the folder ``checkpoint`` is continued: its reports are yielded again first, so that whoever
     decides by them knows all of them. A run that was killed and continued ends with the weights of one left alone:
-    dropout, augmentation and order of a step depend on seed and step only. A checkpoint is written every
-    ``checkpoint_every`` steps and before every new report. Raises TrainingDiverged.
+    dropout, augmentation and order of a step depend on seed, step and worker only. A checkpoint is written every
+    ``checkpoint_every`` steps and before every new report.
+
+    Several ``workers`` call this alike, each in a process of its own, and take their shares of every batch; the first
+    evaluates and writes, all yield its reports, and all see its checkpoint folder. They stop together or not at all.
+    Raises TrainingDiverged, OutOfMemory with the batch size that fits, ValueError for a batch too small to be shared.
     """
     device = device or default_device()
     precision = precision or default_precision(device)
+    if min(settings.batch_size, len(train)) < workers.world:
+        raise ValueError(
+            f"a batch of {min(settings.batch_size, len(train))} items cannot be shared by {workers.world} workers: raise "
+            "batch_size or take fewer workers"
+        )
     recognizer.to(device).train()
     optimizer = make_optimizer(recognizer, settings.learning_rate, settings.weight_decay)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
@@ -96,43 +114,44 @@ def fit(
         if progress["scaler"]:  # empty if the run began in another precision
             scaler.load_state_dict(progress["scaler"])
         reports = progress["reports"]
-        yield from (Report(**report) for report in reports)
+    if workers.broadcast(step, device) != step:
+        raise CheckpointError(
+            f"worker {workers.rank} does not see the first worker's checkpoint in {checkpoint}: put the run on storage "
+            "that all machines share"
+        )
+    yield from (Report(**report) for report in reports)
+    gradient = Gradient(
+        recognizer,
+        codec,
+        processor,
+        order,
+        accumulate=settings.accumulate,
+        augment=settings.augment,
+        precision=precision,
+        scaler=scaler,
+        workers=workers,
+    )
     while step < settings.steps:
         started = perf_counter()
-        # Everything random in a step follows from seed and step, so a continued run draws what an unbroken one drew.
-        torch.manual_seed((settings.seed * 1_000_003 + step) % 2**63)
-        rate = learning_rate_at(step, settings.steps, settings.learning_rate, settings.warmup, settings.schedule)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        loss = 0.0
-        for part in range(settings.accumulate):
-            loss += _accumulate(recognizer, codec, processor, order, step, part, settings, device, precision, scaler)
-        if not math.isfinite(loss):
-            raise TrainingDiverged(
-                f"the loss is {loss} at step {step} with learning rate {rate:.3g}: lower the learning rate, lengthen the "
-                "warm-up or train in float32"
-            )
-        scaler.unscale_(optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(recognizer.parameters(), settings.clip)
-        # A scaler meets overflow by skipping the step; without one it would end in the weights.
-        if not scaler.is_enabled() and not math.isfinite(norm):
-            raise TrainingDiverged(
-                f"the gradient is {float(norm)} at step {step} with learning rate {rate:.3g}: lower the learning rate or "
-                "lengthen the warm-up"
-            )
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
+        # Everything random in a step follows from seed, step and worker, so a continued run draws what an unbroken one drew.
+        torch.manual_seed(workers.seed(settings.seed, step))
+        loss = or_out_of_memory(
+            partial(_update, recognizer, optimizer, gradient, settings, step),
+            partial(batch_that_fits, gradient, optimizer, step),
+        )
         step, loss_sum, loss_steps = step + 1, loss_sum + loss, loss_steps + 1
         due = step % settings.evaluate_every == 0 or step == settings.steps
         if due:
-            scores = evaluate(recognizer)
-            recognizer.train()
-            spent = seconds + perf_counter() - started
-            reports = [*reports, asdict(Report(step, spent, loss_sum / loss_steps, scores.to_json()))]
+            report: dict[str, Any] = {}
+            if workers.first:
+                scores = evaluate(recognizer)
+                recognizer.train()
+                spent = seconds + perf_counter() - started
+                report = asdict(Report(step, spent, loss_sum / loss_steps, scores.to_json()))
+            reports = [*reports, workers.broadcast(report, device)]
             loss_sum, loss_steps = 0.0, 0
         seconds += perf_counter() - started
-        if due or step % settings.checkpoint_every == 0:
+        if workers.first and (due or step % settings.checkpoint_every == 0):
             progress = {
                 "step": step,
                 "seconds": seconds,
@@ -146,28 +165,33 @@ def fit(
             yield Report(**reports[-1])
 
 
-def _accumulate(
+def _update(
     recognizer: Recognizer,
-    codec: Codec | SubwordCodec,
-    processor: ImageProcessor,
-    order: TrainingOrder,
-    step: int,
-    part: int,
+    optimizer: torch.optim.Optimizer,
+    gradient: Gradient,
     settings: TrainSettings,
-    device: torch.device,
-    precision: Precision,
-    scaler: torch.amp.GradScaler,
+    step: int,
 ) -> float:
-    """One forward and backward pass; the loss of the batch, as its share of the step's."""
-    frames, mask, sizes, texts = order.batch(step * settings.accumulate + part)
-    frames, mask, sizes = frames.to(device), mask.to(device), sizes.to(device)
-    if settings.augment is not None:
-        frames[mask] = augment(frames[mask], settings.augment)
-    targets = codec.encode_batch(texts).to(device)
-    if not recognizer.reads_frames_together:
-        targets = targets.repeat_interleave(mask.sum(1), dim=0)  # each frame is an item of its own
-    with autocast(device, precision):
-        memory = recognizer.encode(processor.normalise(frames), mask, sizes)
-        loss = recognizer.loss(memory, targets) / settings.accumulate
-    scaler.scale(loss).backward()
-    return float(loss.detach())
+    """One step of the optimizer; its loss."""
+    rate = learning_rate_at(step, settings.steps, settings.learning_rate, settings.warmup, settings.schedule)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    loss = gradient.add(step)
+    if not math.isfinite(loss):
+        raise TrainingDiverged(
+            f"the loss is {loss} at step {step} with learning rate {rate:.3g}: lower the learning rate, lengthen the "
+            "warm-up or train in float32"
+        )
+    scaler = gradient.scaler
+    scaler.unscale_(optimizer)
+    norm = torch.nn.utils.clip_grad_norm_(recognizer.parameters(), settings.clip)
+    # A scaler meets overflow by skipping the step; without one it would end in the weights.
+    if not scaler.is_enabled() and not math.isfinite(norm):
+        raise TrainingDiverged(
+            f"the gradient is {float(norm)} at step {step} with learning rate {rate:.3g}: lower the learning rate or "
+            "lengthen the warm-up"
+        )
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    return loss
