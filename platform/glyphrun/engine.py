@@ -19,9 +19,10 @@ from torch import Tensor
 from glyphrun.batching import batches_of_similar_size
 from glyphrun.decoding.search import search
 from glyphrun.decoding.settings import DecodeSettings
-from glyphrun.decoding.vote import Ballot, Hypothesis, frame_ballots, vote
-from glyphrun.decoding.windows import WindowBatch, rows_of_windows, vote_of_windows
+from glyphrun.decoding.vote import Ballot, Hypothesis, VoteRules, ballots, vote
+from glyphrun.decoding.windows import WindowBatch, rows_of_windows, window_ballots
 from glyphrun.device import Precision, default_device, default_precision
+from glyphrun.graphemes import graphemes
 from glyphrun.images import FrameStack, ImageProcessor, decode_image, pad_stacks, stack_frames
 from glyphrun.models.recognizer import Memory, Recognizer, TokenHypothesis
 from glyphrun.subwords import SubwordCodec
@@ -191,23 +192,32 @@ class Engine:
         self, memory: Memory, counts: list[int], windows: WindowBatch | None, explain: bool
     ) -> list[tuple[list[Hypothesis], list[Ballot]]]:
         """The n-best list of every item and who voted for it; counts: how many frames each item has."""
-        floor = self.settings.vote_floor
         if windows is not None:
             rows, mask = windows.rows.to(self.device), windows.mask.to(self.device)
             found = self._hypotheses(self.recognizer.regroup(memory, rows, mask))
             by_item = _grouped(found, [len(item) for item in windows.items])
-            return [
-                vote_of_windows(item, readings, floor) for item, readings in zip(windows.items, by_item, strict=True)
-            ]
+            return [self._vote(readings, item) for item, readings in zip(windows.items, by_item, strict=True)]
         found = self._hypotheses(memory)
         if not self.recognizer.reads_frames_together:
-            return [vote(frames, floor) for frames in _grouped(found, counts)]
+            return [self._vote(frames) for frames in _grouped(found, counts)]
         if not explain:
             return [(n_best, []) for n_best in found]
         each = torch.arange(len(memory.frame_tokens), device=self.device).unsqueeze(1)
         alone = self._hypotheses(self.recognizer.regroup(memory, each, torch.ones_like(each, dtype=torch.bool)))
         by_item = _grouped(alone, counts)
-        return [(n_best, frame_ballots(frames, floor)) for n_best, frames in zip(found, by_item, strict=True)]
+        return [(n_best, self._vote(frames)[1]) for n_best, frames in zip(found, by_item, strict=True)]
+
+    def _vote(
+        self, readings: Sequence[Sequence[Hypothesis]], windows: Sequence[Sequence[int]] | None = None
+    ) -> tuple[list[Hypothesis], list[Ballot]]:
+        """What the frames or the windows of one item say together, and a ballot each."""
+        ranked, weights = vote(readings, self._rules)
+        return ranked, ballots(readings, weights) if windows is None else window_ballots(windows, readings, weights)
+
+    @property
+    def _rules(self) -> VoteRules:
+        settings = self.settings
+        return VoteRules(settings.vote, settings.vote_floor, length_priors=settings.length_priors, segment=graphemes)
 
     def _hypotheses(self, memory: Memory) -> list[list[Hypothesis]]:
         return [[self._text(found) for found in item] for item in search(self.recognizer, memory, self.settings)]

@@ -8,8 +8,8 @@ import torch
 from pydantic import ValidationError
 
 from glyphrun.decoding.settings import DecodeSettings
-from glyphrun.decoding.vote import Ballot, Hypothesis
-from glyphrun.decoding.windows import rows_of_windows, vote_of_windows, window_rows
+from glyphrun.decoding.vote import Ballot, Hypothesis, combine
+from glyphrun.decoding.windows import rows_of_windows, window_ballots, window_rows
 from glyphrun.engine import Engine, Prediction
 from glyphrun.images import ImageProcessor, encode_image
 from glyphrun.models.encoder import EncoderSettings
@@ -89,7 +89,8 @@ def reading(*texts: tuple[str, float]) -> list[Hypothesis]:
 def test_windows_vote_and_each_ballot_names_its_stretch():
     windows = [[0, 1, 2], [3, 4, 5], [6, 7]]
     readings = [reading(("23", 0.9)), reading(("28", 0.6), ("23", 0.3)), reading(("28", 0.5))]
-    ranked, ballots = vote_of_windows(windows, readings, 0.2)
+    ranked, weights = combine(readings, floor=0.2)
+    ballots = window_ballots(windows, readings, weights)
     assert {found.text: pytest.approx(exp(found.log_prob)) for found in ranked} == {"23": 1.2 / 2.3, "28": 1.1 / 2.3}
     assert ballots == [
         Ballot(0, "23", pytest.approx(0.9), pytest.approx(0.9), frames=3),
@@ -100,9 +101,9 @@ def test_windows_vote_and_each_ballot_names_its_stretch():
 
 def test_a_single_window_keeps_its_own_readings():
     only = reading(("7", 0.15), ("1", 0.1))
-    ranked, ballots = vote_of_windows([[0, 1]], [only], 0.2)
+    ranked, weights = combine([only], floor=0.2)
     assert ranked == only
-    assert ballots == [Ballot(0, "7", pytest.approx(0.15), 0.0, frames=2)]
+    assert window_ballots([[0, 1]], [only], weights) == [Ballot(0, "7", pytest.approx(0.15), 0.0, frames=2)]
 
 
 def test_several_windows_need_a_size():
@@ -181,7 +182,8 @@ def test_windows_read_as_tracklets_of_their_own_and_vote(kind, fusion, tracklets
     for frames, prediction in zip(tracklets, engine.read(tracklets), strict=True):
         windows = window_rows(len(frames), 3, 3)
         alone = [plain.read([[frames[number] for number in window]])[0] for window in windows]
-        ranked, ballots = vote_of_windows(windows, [window.n_best for window in alone], 0.1)
+        ranked, weights = combine([window.n_best for window in alone], floor=0.1)
+        ballots = window_ballots(windows, [window.n_best for window in alone], weights)
         assert [(found.frame, found.frames, found.text) for found in prediction.votes] == [
             (ballot.frame, ballot.frames, ballot.text) for ballot in ballots
         ]

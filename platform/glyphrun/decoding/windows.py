@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from glyphrun.decoding.vote import Ballot, Hypothesis, vote
+from glyphrun.decoding.vote import Ballot, Hypothesis, ballots
 
 
 def window_rows(frames: int, windows: int, size: int) -> list[list[int]]:
@@ -56,15 +56,11 @@ def rows_of_windows(counts: Sequence[int], windows: int, size: int) -> WindowBat
     return WindowBatch(items, read, rows, mask)
 
 
-def vote_of_windows(
-    windows: Sequence[Sequence[int]], readings: Sequence[Sequence[Hypothesis]], floor: float
-) -> tuple[list[Hypothesis], list[Ballot]]:
-    """What the windows of one item say together, and a ballot each; readings: n-best lists, one a window.
-
-    One window has nobody to outvote: its readings keep their own probabilities.
-    """
-    voted, ballots = vote(readings, floor)
-    ballots = [
-        replace(ballot, frame=window[0], frames=len(window)) for ballot, window in zip(ballots, windows, strict=True)
+def window_ballots(
+    windows: Sequence[Sequence[int]], readings: Sequence[Sequence[Hypothesis]], weights: Sequence[float]
+) -> list[Ballot]:
+    """A ballot for each window, which names its stretch; readings: n-best lists, one a window."""
+    return [
+        replace(ballot, frame=window[0], frames=len(window))
+        for ballot, window in zip(ballots(readings, weights), windows, strict=True)
     ]
-    return (list(readings[0]) if len(windows) == 1 else voted), ballots
