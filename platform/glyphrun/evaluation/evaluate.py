@@ -69,10 +69,22 @@ def evaluate(
     trained_texts: Collection[str] = (),
 ) -> Scores:
     """Read a decoded split and score the readings against its labels; trained_texts are the labels of training."""
+    return read_and_score(engine, arrays, progress, trained_texts=trained_texts)[1]
+
+
+def read_and_score(
+    engine: Engine,
+    arrays: FrameArrays,
+    progress: Callable[[int], None] | None = None,
+    *,
+    trained_texts: Collection[str] = (),
+) -> tuple[list[Prediction], Scores]:
+    """A prediction for every item, in the order of the items, and their scores."""
     started = perf_counter()
     predictions = read_split(engine, arrays, progress)
     seconds = perf_counter() - started
-    return score(arrays.texts, [prediction.text for prediction in predictions], seconds, trained_texts=trained_texts)
+    readings = [prediction.text for prediction in predictions]
+    return predictions, score(arrays.texts, readings, seconds, trained_texts=trained_texts)
 
 
 def score(

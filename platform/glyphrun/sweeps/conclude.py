@@ -22,14 +22,16 @@ from glyphrun.data.sample import Sample, dataset_hash, iterate_samples, read_car
 from glyphrun.data.shards import write_samples
 from glyphrun.device import available_cores
 from glyphrun.engine import Engine
+from glyphrun.evaluation.calibration import answers
 from glyphrun.evaluation.cost import count_gflops, count_parameters, measure_latency
-from glyphrun.evaluation.evaluate import evaluate
+from glyphrun.evaluation.evaluate import read_and_score
 from glyphrun.images import decode_image, encode_image
 from glyphrun.models.lora import carries_lora, merge_lora
 from glyphrun.models.recognizer import Recognizer
 from glyphrun.models.zoo import parse_settings
 from glyphrun.recipe import codec_for, processor_for
 from glyphrun.subwords import SubwordCodec
+from glyphrun.sweeps.confidence import settle_confidence
 from glyphrun.sweeps.experiment import Experiment
 from glyphrun.sweeps.select import Measured, NoCandidate, pareto_front, select
 from glyphrun.sweeps.trials import TrialRecord, write_json
@@ -84,12 +86,13 @@ def conclude(
         (record, engine) for record, engine in zip(trained, engines, strict=True) if record.trial.id == selection.winner
     )
     trained_texts = {sample.text for sample in iterate_samples(dataset, "train") if sample.text is not None}
-    splits = {}
+    splits, read = {}, {}
     for split in _held_out(dataset):
         progress(f"the winner on {split}")
-        splits[split] = evaluate(
-            winner[1], load_split(dataset, split, winner[1].processor), trained_texts=trained_texts
-        ).to_json()
+        arrays = load_split(dataset, split, winner[1].processor)
+        predictions, scores = read_and_score(winner[1], arrays, trained_texts=trained_texts)
+        splits[split], read[split] = scores.to_json(), answers(arrays.texts, predictions)
+    decode, confidence = settle_confidence(winner[0].trial.decode, read, experiment.abstain_for_precision)
     provenance = {
         "experiment": experiment.name,
         "experiment_hash": experiment.hash(),
@@ -107,7 +110,7 @@ def conclude(
         recognizer=_recognizer(winner[0], winner[1].codec),  # as trained; an engine may hold it in lower precision
         codec=winner[1].codec,
         processor=winner[1].processor,
-        decode=winner[0].trial.decode,
+        decode=decode,
         metrics={
             split: {key: scores[key] for key in ("n", "exact", "exact_ci", "cer", "wer")}
             for split, scores in splits.items()
@@ -140,6 +143,7 @@ def conclude(
         "winner": selection.winner,
         "selection": {"rule": selection.rule, "reason": selection.reason},
         "splits": splits,
+        "confidence": confidence,
         "examples": examples,
     }
     write_json(run_dir / "results.json", results)

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from glyphrun.decoding.settings import DecodeSettings
+from glyphrun.decoding.settings import Calibration, DecodeSettings
 from glyphrun.models.lora import LoraSettings
 from glyphrun.models.zoo import recognizer_settings
 from glyphrun.overlay import overlay
@@ -94,7 +94,11 @@ class Budget(BaseModel):
 
 
 class Experiment(BaseModel):
-    """A sweep as it is declared. trials are spread evenly over the candidates."""
+    """A sweep as it is declared. trials are spread evenly over the candidates.
+
+    abstain_for_precision: the share of the winner's answers that is to be right; those under the confidence that attains
+    it on val are marked abstained.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -105,7 +109,22 @@ class Experiment(BaseModel):
     budget: Budget = Budget()
     trials: int = Field(9, ge=1)
     cpus_per_trial: int = Field(1, ge=1)
+    abstain_for_precision: float | None = Field(None, gt=0, lt=1)
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _confidence_is_settled_once(self) -> Experiment:
+        for candidate in self.candidates:
+            if candidate.decode.calibration != Calibration():
+                raise ValueError(
+                    f"{candidate.family!r} states decode.calibration, and a sweep fits the winner's on val: leave it out"
+                )
+            if candidate.decode.abstain_below and self.abstain_for_precision is not None:
+                raise ValueError(
+                    f"{candidate.family!r} states decode.abstain_below and the experiment abstain_for_precision, which "
+                    "sets it: leave out one of them"
+                )
+        return self
 
     @model_validator(mode="after")
     def _rungs_fit(self) -> Experiment:
