@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from tiny_vlm import FAMILIES, save_tiny, tiny_codec, tiny_vlm
 from torch import Tensor
 
-from glyphrun.decoding.search import beam, greedy
+from glyphrun.decoding.beam import beam
+from glyphrun.decoding.greedy import greedy
 from glyphrun.models.recognizer import Memory
 from glyphrun.models.vlm import VLM, VLMSettings
 from glyphrun.models.vlm_patches import STEP, patchify
@@ -93,7 +94,7 @@ def test_every_existing_frame_of_a_tracklet_is_an_item_of_its_own(vlm, pictures)
 
 
 def test_greedy_search_answers_as_generate_does(vlm, original, pictures):
-    found = greedy(vlm, encoded(vlm, pictures, noise=9.0)).argmax(-1)
+    found, _ = greedy(vlm, encoded(vlm, pictures, noise=9.0))
     for ours, picture in zip(found.tolist(), pictures, strict=True):
         inputs = published_inputs(vlm, picture)
         output = original.generate(**inputs, do_sample=False, max_new_tokens=vlm.max_length + 1)
@@ -104,8 +105,10 @@ def test_greedy_search_answers_as_generate_does(vlm, original, pictures):
 
 def test_an_answer_does_not_depend_on_its_neighbours_in_the_batch(vlm, pictures):
     together = greedy(vlm, encoded(vlm, pictures))
-    for row, picture in zip(together, pictures, strict=True):
-        torch.testing.assert_close(row, greedy(vlm, encoded(vlm, [picture]))[0], atol=1e-4, rtol=0)
+    for tokens, scores, picture in zip(*together, pictures, strict=True):
+        alone = greedy(vlm, encoded(vlm, [picture]))
+        assert torch.equal(tokens, alone[0][0])
+        torch.testing.assert_close(scores, alone[1][0], atol=1e-4, rtol=0)
 
 
 def test_a_beam_finds_the_score_of_its_reading_in_one_pass_over_it(vlm, folder, pictures):
@@ -194,9 +197,9 @@ def test_settings_and_weights_rebuild_the_model_without_its_source(vlm, folder, 
     rebuilt = VLM(settings, tiny_codec(folder)).eval().requires_grad_(False)
     assert rebuilt.settings.config == vlm.settings.config
     frames = encoded(vlm, pictures)
-    assert not torch.allclose(greedy(rebuilt, encoded(rebuilt, pictures)), greedy(vlm, frames))
+    assert not torch.allclose(greedy(rebuilt, encoded(rebuilt, pictures))[1], greedy(vlm, frames)[1])
     rebuilt.load_state_dict(load_file(tmp_path / "weights.safetensors"))
-    torch.testing.assert_close(greedy(rebuilt, encoded(rebuilt, pictures)), greedy(vlm, frames))
+    torch.testing.assert_close(greedy(rebuilt, encoded(rebuilt, pictures))[1], greedy(vlm, frames)[1])
 
 
 def test_half_precision_leaves_the_angles_of_rotary_embeddings_exact(vlm, pictures):
@@ -214,7 +217,7 @@ def test_half_precision_leaves_the_angles_of_rotary_embeddings_exact(vlm, pictur
 def test_a_memory_keeps_its_grids_when_its_tokens_change(vlm, pictures):
     memory = encoded(vlm, pictures)
     brighter = replace(memory, tokens=memory.tokens * 2)
-    assert not torch.allclose(greedy(vlm, brighter), greedy(vlm, memory))
+    assert not torch.allclose(greedy(vlm, brighter)[1], greedy(vlm, memory)[1])
 
 
 def test_a_codec_of_characters_is_refused(folder):

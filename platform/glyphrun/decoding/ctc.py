@@ -14,8 +14,10 @@ from math import inf
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from glyphrun.decoding.scorer import ASKED, Memoised, Scorer, State, ranked, scored
 from glyphrun.models.recognizer import TokenHypothesis
 
 BLANK = 0
@@ -27,27 +29,42 @@ def best_path(log_probs: Tensor, lengths: Tensor) -> list[TokenHypothesis]:
 
     That reading need not be the most probable one, but its probability is its own.
     """
-    tokens = log_probs.argmax(-1)  # (B, S)
-    places = torch.arange(tokens.shape[1], device=tokens.device)
-    begins = (tokens != BLANK) & (places < lengths.unsqueeze(1))
-    begins[:, 1:] &= tokens[:, 1:] != tokens[:, :-1]
-    readings = [
-        [tuple(np.asarray(row)[kept].tolist())]
-        for row, kept in zip(tokens.cpu().numpy(), begins.cpu().numpy(), strict=True)
-    ]
+    readings = [[reading] for reading in merged(log_probs.argmax(-1), lengths)]
     return [found for (found,) in score(log_probs, lengths, readings)]
 
 
-def prefix_beam(log_probs: Tensor, lengths: Tensor, width: int, n_best: int) -> list[list[TokenHypothesis]]:
+def merged(alignments: Tensor, lengths: Tensor) -> list[tuple[int, ...]]:
+    """The readings of alignments (N, S) long, of which the first (N,) ``lengths`` places count."""
+    places = torch.arange(alignments.shape[1], device=alignments.device)
+    begins = (alignments != BLANK) & (places < lengths.unsqueeze(1))
+    begins[:, 1:] &= alignments[:, 1:] != alignments[:, :-1]
+    return [
+        tuple(np.asarray(row)[kept].tolist())
+        for row, kept in zip(alignments.cpu().numpy(), begins.cpu().numpy(), strict=True)
+    ]
+
+
+def prefix_beam(
+    log_probs: Tensor,
+    lengths: Tensor,
+    width: int,
+    n_best: int,
+    length_penalty: float = 0.0,
+    scorer: Scorer | None = None,
+) -> list[list[TokenHypothesis]]:
     """The n_best readings of each item, best first, out of a beam of ``width`` prefixes (Hannun et al., arXiv 1408.2873).
 
     log_probs: (B, S, V), lengths: (B,) long. At each place a prefix is extended by the width + 1 most probable characters
     only, which leaves out nothing: a less probable one would have at least ``width`` better prefixes beside it. A beam
-    that holds every prefix finds the most probable readings of all; a narrower one may miss some.
+    that holds every prefix finds the most probable readings of all; a narrower one may miss some. With a scorer, which
+    is asked about max(ASKED, width + 1) characters, prefixes are compared by what it adds as well. Whole readings are
+    ranked by log-probability and scorer over length**length_penalty, an end counted.
     """
-    readings = _PrefixBeams(log_probs, lengths, width).search(min(n_best, width))
+    fusion = None if scorer is None else Memoised(scorer)
+    beams = _PrefixBeams(log_probs, lengths, width, fusion)
+    readings = beams.search(width if length_penalty or fusion else min(n_best, width))
     return [
-        sorted(found, key=lambda hypothesis: (-hypothesis.log_prob, hypothesis.tokens))
+        ranked(scored(hypothesis, length_penalty, fusion) for hypothesis in found)[:n_best]
         for found in score(log_probs, lengths, readings)
     ]
 
@@ -114,14 +131,16 @@ class _PrefixBeams:
     log-probabilities of the prefix's alignments so far that end in a blank and in its last character.
     """
 
-    def __init__(self, log_probs: Tensor, lengths: Tensor, width: int) -> None:
+    def __init__(self, log_probs: Tensor, lengths: Tensor, width: int, fusion: Memoised | None) -> None:
         self.items, _, self.vocabulary = log_probs.shape
         self.width = width
+        self.fusion = fusion
         counts = lengths.cpu().numpy()
         self.order = np.argsort(-counts, kind="stable")
         self.active = [int((counts > place).sum()) for place in range(int(counts.max(initial=0)))]
         ordered = log_probs[torch.from_numpy(self.order).to(log_probs.device)].transpose(0, 1)  # (S, B, V)
-        likely = ordered[:, :, 1:].topk(min(width + 1, self.vocabulary - 1), dim=-1)
+        considered = width + 1 if fusion is None else max(width + 1, ASKED)
+        likely = ordered[:, :, 1:].topk(min(considered, self.vocabulary - 1), dim=-1)
         self.log_probs = ordered.double().cpu().numpy()
         self.likely_scores = likely.values.double().cpu().numpy()  # (S, B, C)
         self.likely = likely.indices.cpu().numpy() + 1
@@ -133,6 +152,8 @@ class _PrefixBeams:
         self.parents = [NOWHERE] * self.items  # of every node: the first ones are the empty prefixes
         self.characters = [BLANK] * self.items
         self.children: dict[int, int] = {}
+        self.states: list[State] = [] if fusion is None else [fusion.start()] * self.items  # of every node, as above
+        self.added = [0.0] * self.items  # by the scorer on the way to the node
 
     def search(self, n_best: int) -> list[list[tuple[int, ...]]]:
         """The n_best prefixes of each item after its last place."""
@@ -170,7 +191,8 @@ class _PrefixBeams:
             links, columns = np.nonzero(likely[items] == characters[:, None])
             grown[items[links], parents[links], columns] = -inf
         scores = np.concatenate([np.logaddexp(stays_blank, stays_character), grown.reshape(active, -1)], axis=1)
-        chosen = np.argpartition(-scores, self.width - 1, axis=1)[:, : self.width]
+        known = scores if self.fusion is None else scores + self._added(self.fusion, node, likely)
+        chosen = np.argpartition(-known, self.width - 1, axis=1)[:, : self.width]
         stays = chosen < self.width
         source = np.where(stays, chosen, (chosen - self.width) // likely.shape[1])
         score = np.take_along_axis(scores, chosen, axis=1)
@@ -189,10 +211,24 @@ class _PrefixBeams:
         ]
         self.parent[items, slots], self.last[items, slots] = before, characters
 
+    def _added(self, fusion: Memoised, node: NDArray[np.int64], likely: NDArray[np.int64]) -> NDArray[np.float64]:
+        """What the scorer adds to each prefix as it is, then to each grown by each likely character: (A, width·(1 + C))."""
+        items, count = likely.shape
+        stays, grown = np.zeros((items, self.width)), np.zeros((items, self.width, count))
+        for item, slot in np.argwhere(node != NOWHERE).tolist():
+            before, state = self.added[node[item, slot]], self.states[node[item, slot]]
+            stays[item, slot] = before
+            grown[item, slot] = [before + fusion.extend(state, character)[0] for character in likely[item].tolist()]
+        return np.concatenate([stays, grown.reshape(items, -1)], axis=1)
+
     def _child(self, node: int, character: int) -> int:
         """The node of a prefix one character longer; a prefix that comes back is the same node as before."""
         key = node * self.vocabulary + character
         if key not in self.children:
+            if self.fusion is not None:
+                added, state = self.fusion.extend(self.states[node], character)
+                self.states.append(state)
+                self.added.append(self.added[node] + added)
             self.children[key] = len(self.parents)
             self.parents.append(node)
             self.characters.append(character)

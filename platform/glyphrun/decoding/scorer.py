@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from math import inf
 from typing import Any, Protocol, runtime_checkable
 
+from glyphrun.models.recognizer import TokenHypothesis
+
 State = Any
 """Whatever a scorer has to remember of a text: hashable and never changed. Equal states are extended alike."""
+
+ASKED = 32  # continuations of a hypothesis that a scorer is asked about, if the beam is no wider
 
 
 class Scorer(Protocol):
@@ -61,10 +66,21 @@ class Memoised:
         return self._endings[state]
 
 
-def whole_score(scorer: Scorer, tokens: Iterable[int]) -> float:
-    """What a scorer adds to a text from its beginning to its end."""
-    state, total = scorer.start(), 0.0
-    for token in tokens:
-        added, state = scorer.extend(state, token)
-        total += added
-    return total + scorer.finish(state)
+def scored(hypothesis: TokenHypothesis, length_penalty: float, scorer: Scorer | None) -> TokenHypothesis:
+    """A whole text with the score that it has in a beam: (log_prob + what the scorer adds) / length**length_penalty.
+
+    length counts the tokens and the end.
+    """
+    total = hypothesis.log_prob
+    if scorer is not None:
+        state = scorer.start()
+        for token in hypothesis.tokens:
+            added, state = scorer.extend(state, token)
+            total += added
+        total += scorer.finish(state)
+    return replace(hypothesis, score=total / (len(hypothesis.tokens) + 1) ** length_penalty)
+
+
+def ranked(hypotheses: Iterable[TokenHypothesis]) -> list[TokenHypothesis]:
+    """Best score first; equal ones in the order of their tokens."""
+    return sorted(hypotheses, key=lambda hypothesis: (-hypothesis.score, hypothesis.tokens))

@@ -88,8 +88,16 @@ class DecodeSettings(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> DecodeSettings:
-        if self.search != "beam" and self.width != 1:
-            raise ValueError(f"width {self.width} needs search: beam; {self.search} keeps one hypothesis")
+        if self.search != "beam":
+            for name in ("width", "length_penalty", "early_stop", "cloze_rescore"):
+                if self._was_changed(name):
+                    raise ValueError(f"{name} {getattr(self, name)} needs search: beam; here it is {self.search}")
+        if self.search != "sample":
+            for name in ("temperature", "top_k", "top_p", "samples"):
+                if self._was_changed(name):
+                    raise ValueError(f"{name} {getattr(self, name)} needs search: sample; here it is {self.search}")
+        if self.search == "sample" and self.refine_iters:
+            raise ValueError("refinement would replace what was drawn: set refine_iters to 0")
         if self.search == "beam" and self.refine_iters:
             raise ValueError("refinement replaces the probabilities that a beam ranks by: set refine_iters to 0")
         if self.windows > 1 and self.window_frames is None:
@@ -97,3 +105,6 @@ class DecodeSettings(BaseModel):
                 f"windows {self.windows} need window_frames: without it each window would be the whole tracklet"
             )
         return self
+
+    def _was_changed(self, name: str) -> bool:
+        return getattr(self, name) != type(self).model_fields[name].default
