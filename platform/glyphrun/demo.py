@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -111,46 +112,46 @@ def _serve(
     from glyphrun_serve.app import ServeSettings, run
 
     sample = next(sample for sample in iterate_samples(dataset, "test") if sample.text)
-    with stages.stage("serve", 1) as stage:
-        stage.advance_to(0, "the replica loads the bundle and warms up")
-        server = run(ServeSettings(bundle=model.path, gpus=gpus()), port=port)
-        upload = [("frames", (f"{number}.jpg", data, "image/jpeg")) for number, data in enumerate(sample.frames)]
-        answer = httpx.post(f"{server.url}/v1/recognize", files=upload, timeout=60, trust_env=False)
-        answer.raise_for_status()
-    reading = answer.json()
-    stages.progress.stop()  # the bars are done; what follows is for reading
-    scores = results["splits"]
-    chosen = next(trial for trial in results["trials"] if trial["id"] == results["winner"])
-    console.print(f"\n[bold]Winner[/]  {chosen['id']} ({chosen['family']}), version {model.version} of {model.name}")
-    console.print(
-        f"Latency {chosen['latency_ms']['p50']:.1f} ms a tracklet, budget {results['budget']['latency_ms']:g} ms"
-    )
-    for split, said in scores.items():
-        low, high = said["exact_ci"]
+    with ExitStack() as serving:
+        with stages.stage("serve", 1) as stage:
+            stage.advance_to(0, "the replica loads the bundle and warms up")
+            server = serving.enter_context(run(ServeSettings(bundle=model.path, gpus=gpus()), port=port))
+            upload = [("frames", (f"{number}.jpg", data, "image/jpeg")) for number, data in enumerate(sample.frames)]
+            answer = httpx.post(f"{server.url}/v1/recognize", files=upload, timeout=60, trust_env=False)
+            answer.raise_for_status()
+        reading = answer.json()
+        stages.progress.stop()  # the bars are done; what follows is for reading
+        scores = results["splits"]
+        chosen = next(trial for trial in results["trials"] if trial["id"] == results["winner"])
         console.print(
-            f"Exact match on {split:<7} {said['exact']:.3f}  (95 % interval {low:.3f} to {high:.3f}, n = {said['n']})"
+            f"\n[bold]Winner[/]  {chosen['id']} ({chosen['family']}), version {model.version} of {model.name}"
         )
-    console.print(
-        f"\nPOST /v1/recognize with test tracklet {sample.sample_id} ({len(sample.frames)} frames, truth {sample.text!r})"
-        f" → {reading['text']!r}, confidence {reading['confidence']:.3f}"
-    )
-    console.print(f"Page    {server.url}/", soft_wrap=True)
-    console.print(f"Report  {report}", soft_wrap=True)
-    console.print("\nTry next:")
-    program, where = _program(), f" --registry {_short(registry.root)}"
-    for command in (
-        f"{program} data show {_short(dataset)} --out tracklets.png",
-        f"{program} evaluate {model.name} {_short(dataset)} --split unseen --json{where}",
-        f"{program} serve {model.name}{where}",
-    ):
-        console.print(f"  {command}", soft_wrap=True, highlight=False)
-    try:
+        console.print(
+            f"Latency {chosen['latency_ms']['p50']:.1f} ms a tracklet, budget {results['budget']['latency_ms']:g} ms"
+        )
+        for split, said in scores.items():
+            low, high = said["exact_ci"]
+            console.print(
+                f"Exact match on {split:<7} {said['exact']:.3f}  (95 % interval {low:.3f} to {high:.3f}, n = {said['n']})"
+            )
+        console.print(
+            f"\nPOST /v1/recognize with test tracklet {sample.sample_id} ({len(sample.frames)} frames, truth {sample.text!r})"
+            f" → {reading['text']!r}, confidence {reading['confidence']:.3f}"
+        )
+        console.print(f"Page    {server.url}/", soft_wrap=True)
+        console.print(f"Report  {report}", soft_wrap=True)
+        console.print("\nTry next:")
+        program, where = _program(), f" --registry {_short(registry.root)}"
+        for command in (
+            f"{program} data show {_short(dataset)} --out tracklets.png",
+            f"{program} evaluate {model.name} {_short(dataset)} --split unseen --json{where}",
+            f"{program} serve {model.name}{where}",
+        ):
+            console.print(f"  {command}", soft_wrap=True, highlight=False)
         if keep_serving:
             console.print("\nServing until Ctrl-C.")
             wait_for_interrupt()
             console.print("Stopped.")
-    finally:
-        server.stop()
 
 
 def _program() -> str:

@@ -98,7 +98,8 @@ def leaderboard(results: Mapping[str, Any]) -> list[TrialRow]:
 
 def split_rows(splits: Mapping[str, Mapping[str, Any]]) -> tuple[list[SplitRow], float]:
     """The splits' scores, and the low end of the common axis of their intervals."""
-    present = [(name, splits[name]) for name in SPLIT_NOTES if splits.get(name)]
+    names = [*SPLIT_NOTES, *sorted(set(splits) - set(SPLIT_NOTES))]
+    present = [(name, splits[name]) for name in names if splits.get(name)]
     lows = [_interval(scores)[0] for _, scores in present]
     axis_low = max(0.0, int(20 * (min(lows, default=0.0) - 0.02)) / 20)
     return [_split_row(name, scores, axis_low) for name, scores in present], axis_low
@@ -230,7 +231,7 @@ def _split_row(name: str, scores: Mapping[str, Any], axis_low: float) -> SplitRo
     rate = finite(scores.get("samples_per_s"))
     return SplitRow(
         name=name,
-        note=SPLIT_NOTES[name],
+        note=SPLIT_NOTES.get(name, "held out, scored once"),
         cells=(
             Cell(count(scores.get("n"))),
             _score(scores, "exact"),
