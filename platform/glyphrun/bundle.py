@@ -175,7 +175,8 @@ def _model_card(manifest: BundleManifest) -> str:
         [
             f"# {manifest.name}, version {manifest.version}",
             "",
-            f"A {manifest.recognizer['kind']} recognizer of {_vocabulary(manifest.codec)}.",
+            f"A {manifest.recognizer['kind']} recognizer of {_vocabulary(manifest.codec)}. "
+            f"Weights are stored in {manifest.precision.method}.",
             "",
             "| split | n | exact match | 95 % interval | CER |",
             "|---|---|---|---|---|",

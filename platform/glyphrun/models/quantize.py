@@ -11,6 +11,7 @@ recognizer reads, from each token's own largest value, so no sample of the train
 from __future__ import annotations
 
 import copy
+import logging
 from typing import Literal, cast
 
 import torch
@@ -22,7 +23,7 @@ from glyphrun.models.recognizer import Recognizer
 
 Method = Literal["float32", "float16", "bfloat16", "int8"]
 SCALE = "_scale"
-SMALLEST = 2**12  # numbers of a matrix below which int8 saves less than a file's block and still costs accuracy
+SMALLEST = 2**12  # numbers of a matrix; smaller ones save nothing worth it, and often they are what decides the answer
 
 
 def stored(recognizer: Recognizer, method: Method) -> dict[str, Tensor]:
@@ -65,7 +66,7 @@ def restored(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, value in state.items():
         if name in matrices:
             state[name] = value * matrices[name][1].unsqueeze(1)
-        elif value.is_floating_point():
+        elif value.dtype in (torch.float16, torch.bfloat16):
             state[name] = value.float()
     return state
 
@@ -90,10 +91,10 @@ def precision_of(method: Method, device: torch.device) -> Precision:
 
 
 def computes_in(method: Method, device: torch.device) -> bool:
-    """True if the hardware has products of these numbers: others it would cast, or compute ten times slower.
+    """True if recognizers are computed in these numbers on the device: it has the instructions, or they would be slower.
 
-    8-bit products are those that add up without overflow. A GPU takes longer to round activations of a recognizer's widths
-    than to multiply them, so it is given int8 weights in its own half precision.
+    8-bit products must add up without overflow, which on x86 takes the VNNI instructions or AMX. A GPU reads int8 weights
+    in its own half precision.
     """
     if method == "float32":
         return True
@@ -139,7 +140,12 @@ def linear_weights(recognizer: nn.Module) -> list[str]:
 
 def rounded(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """(outputs, inputs) float → the nearest int8 and the scale of each output, float32."""
-    from torchao.quantization import Int8Tensor, PerRow  # here: it takes seconds, and reading needs none of it
-
+    deprecations = logging.getLogger("torch.utils._pytree")
+    level = deprecations.level
+    deprecations.setLevel(logging.ERROR)  # torchao tells of its own deprecated calls while it is imported
+    try:
+        from torchao.quantization import Int8Tensor, PerRow  # here: it takes seconds, and reading needs none of it
+    finally:
+        deprecations.setLevel(level)
     quantized = Int8Tensor.from_hp(matrix.float(), PerRow())
     return cast(Tensor, quantized.qdata), cast(Tensor, quantized.scale).flatten()
