@@ -47,7 +47,7 @@ class Temperature:
 class CalibrationError:
     """Expected calibration error with the ends of its 95 % confidence interval.
 
-    chance: what perfectly calibrated confidences stay under 19 times in 20 on as many items.
+    chance: what perfectly calibrated confidences exceed once in 40 times on as many items.
     """
 
     value: float
@@ -128,10 +128,13 @@ def expected_calibration_error(
 ) -> CalibrationError:
     """Mean distance between confidence and share of right answers over bins, weighted by their numbers of items.
 
-    by: bins of equal mass (arXiv 1904.01685), or of equal width (arXiv 1706.04599); equal confidences share a bin. The
-    interval is the percentile bootstrap's over items with the bins kept. Noise alone puts the error of perfectly
-    calibrated confidences above 0; where the error is no larger than theirs by chance (Bröcker and Smith, 2007), the
-    interval begins at 0. Raises ValueError without items.
+    by: bins of equal mass (arXiv 1904.01685), or of equal width (arXiv 1706.04599); equal confidences share a bin. Raises
+    ValueError without items.
+
+    Noise alone puts the error of perfectly calibrated confidences above 0. Where the error is within theirs (Bröcker and
+    Smith, Weather and Forecasting 2007) the interval begins at 0; elsewhere it is the percentile bootstrap's over items,
+    bins kept, with its low end moved down by twice what resampling adds on average: the value holds that excess once,
+    its resamples twice.
     """
     stated, right = _checked(confidences, correct)
     places = _bins(stated, bins, by)
@@ -145,9 +148,13 @@ def expected_calibration_error(
         drawn.append(_error((counts * (stated - right)) @ inside, len(stated)))
         chance.append(_error((stated - (rng.random((size, len(stated))) < stated)) @ inside, len(stated)))
     value = float(_error((stated - right) @ inside, len(stated)))
-    low, high = np.percentile(np.concatenate(drawn), [2.5, 97.5])
-    by_chance = float(np.percentile(np.concatenate(chance), 95))
-    return CalibrationError(value, 0.0 if value <= by_chance else float(low), float(high), by_chance)
+    resampled = np.concatenate(drawn)
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    low -= 2 * (resampled.mean() - value)
+    by_chance = float(np.percentile(np.concatenate(chance), 97.5))
+    return CalibrationError(
+        value, 0.0 if value <= by_chance else min(max(float(low), 0.0), value), max(float(high), value), by_chance
+    )
 
 
 def reliability(
