@@ -11,7 +11,7 @@ and a batch that is spread over several processes trains as it would in one.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
@@ -61,6 +61,27 @@ class LineCTCSettings(ModelSettings):
         return InputSettings(height=self.height, width=self.max_width, resize="line")
 
 
+class Widths(NamedTuple):
+    """How far to the right the pictures of a batch reach; each: (N,) long. shortest is known without asking the device."""
+
+    each: Tensor
+    shortest: int
+
+    def after(self, stride: int) -> Widths:
+        """What is left of them after a convolution."""
+        return Widths((self.each + stride - 1) // stride, (self.shortest + stride - 1) // stride)
+
+    def zero_padding_(self, x: Tensor) -> Tensor:
+        """x: (N, C, H, W), changed in place; only the part that some picture does not reach is touched."""
+        if self.shortest < x.shape[3]:
+            x[..., self.shortest :].mul_(self.exists(x.shape[3])[:, None, None, self.shortest :])
+        return x
+
+    def exists(self, length: int) -> Tensor:
+        """(N, length) bool, True below each width."""
+        return torch.arange(length, device=self.each.device) < self.each.unsqueeze(1)
+
+
 class LineNorm(nn.Module):
     """Each channel of each line brought to mean 0 and variance 1 over the line's own places, then scaled and shifted.
 
@@ -72,18 +93,14 @@ class LineNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x: Tensor, exists: Tensor | None) -> Tensor:
-        """x: (N, C, H, W); exists: (N, 1, 1, W), 1 on the picture and 0 on padding, None if there is none → zero on padding."""
-        wide = x.float()  # in half precision the mean of many places would be off by more than what tells them apart
-        if exists is None:
-            variance, mean = torch.var_mean(wide, (2, 3), correction=0, keepdim=True)  # (N, C, 1, 1)
-        else:
-            places = exists.sum(3, keepdim=True) * x.shape[2]
-            mean = (wide * exists).sum((2, 3), keepdim=True) / places
-            variance = ((wide - mean).square() * exists).sum((2, 3), keepdim=True) / places
+    def forward(self, x: Tensor, widths: Widths) -> Tensor:
+        """x: (N, C, H, W), zero on padding → float32."""
+        x = x.float()  # in half precision a mean over many places would be off by more than what tells them apart
+        places = (widths.each * x.shape[2]).view(-1, 1, 1, 1)
+        mean = x.sum((2, 3), keepdim=True) / places  # (N, C, 1, 1)
+        variance = (x.square().sum((2, 3), keepdim=True) / places - mean.square()).clamp(min=0.0)
         scale = (variance + 1e-4).rsqrt() * self.weight.view(-1, 1, 1)
-        normed = wide * scale + (self.bias.view(-1, 1, 1) - mean * scale)
-        return (normed if exists is None else normed * exists).to(x.dtype)
+        return torch.addcmul(self.bias.view(-1, 1, 1) - mean * scale, x, scale)
 
 
 class StemLayer(nn.Module):
@@ -95,13 +112,11 @@ class StemLayer(nn.Module):
         self.conv = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
         self.norm = LineNorm(outputs)
 
-    def forward(self, x: Tensor, widths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """x: (N, C, H, W), zero from widths (N,) on → the same at this layer's resolution."""
-        x = self.conv(x)
-        if widths is None:
-            return self.norm(x, None).relu(), None
-        widths = (widths + self.stride[1] - 1) // self.stride[1]
-        return self.norm(x, _exists(widths, x.shape[3])[:, None, None, :].float()).relu(), widths
+    def forward(self, x: Tensor, widths: Widths) -> tuple[Tensor, Widths]:
+        """x: (N, C, H, W), zero on padding → the same at this layer's resolution."""
+        widths = widths.after(self.stride[1])
+        x = widths.zero_padding_(self.conv(x))
+        return widths.zero_padding_(self.norm(x, widths)).to(x.dtype).relu_(), widths
 
 
 class Stem(nn.Module):
@@ -117,11 +132,10 @@ class Stem(nn.Module):
             inputs = channels
         self.project = nn.Linear(inputs * (settings.height // SHRINK[0]), settings.width)
 
-    def forward(self, x: Tensor, widths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """widths: (N,) long, of the pictures in pixels, None if none is padded → places and how many of them exist."""
-        x = x.contiguous(memory_format=torch.channels_last)  # several times faster on a CPU
-        if widths is not None:
-            x = x * _exists(widths, x.shape[3])[:, None, None, :]
+    def forward(self, x: Tensor, widths: Widths) -> tuple[Tensor, Widths]:
+        """x: (N, 3, H, W); widths in pixels → places and how many of them each line has."""
+        # A copy that may be changed, in the order that convolutions on a CPU are several times faster in.
+        x = widths.zero_padding_(torch.empty_like(x, memory_format=torch.channels_last).copy_(x))
         for layer in self.layers:
             x, widths = layer(x, widths)
         return self.project(x.permute(0, 3, 1, 2).flatten(2)), widths  # (N, S, C · H / 8) → (N, S, D)
@@ -171,10 +185,10 @@ class LineEncoder(nn.Module):
         )
         self.norm = nn.LayerNorm(settings.width)
 
-    def forward(self, x: Tensor, widths: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
-        """x: (N, 3, H, W); widths: (N,) long or None → features (N, S, D), shallow to deep, and (N, S) bool or None."""
-        x, counts = self.stem(x, widths)
-        exists = None if counts is None else _exists(counts, x.shape[1])
+    def forward(self, x: Tensor, widths: Widths) -> tuple[list[Tensor], Tensor | None]:
+        """x: (N, 3, H, W) → features (N, S, D), shallow to deep, and which exist, (N, S) bool, None if all of them do."""
+        x, widths = self.stem(x, widths)
+        exists = widths.exists(x.shape[1]) if widths.shortest < x.shape[1] else None
         # Quietly: a place's number as loud as its content holds a short training back for hundreds of steps.
         x = x + 0.1 * _waves(x.shape[1], x.shape[2], x)
         features = []
@@ -220,16 +234,7 @@ class LineCTC(Recognizer):
                 f"this recognizer reads lines {self.settings.height} pixels high, and these are {lines.shape[2]}: "
                 "prepare them with its own image processor"
             )
-        widths = None if sizes is None else sizes[frame_mask][:, 1]
-        if widths is not None:
-            if not 1 <= int(widths.min()) <= int(widths.max()) <= lines.shape[3]:
-                raise ValueError(
-                    f"pictures {widths.tolist()} pixels wide do not fit frames {lines.shape[3]} pixels wide: "
-                    "sizes are (height, width) of the picture inside each frame"
-                )
-            if bool((widths == lines.shape[3]).all()):
-                widths = None
-        features, exists = self.encoder(lines, widths)
+        features, exists = self.encoder(lines, _widths(lines, None if sizes is None else sizes[frame_mask]))
         tokens = self.fusion(features)
         if exists is not None:
             tokens = tokens * exists.unsqueeze(2)
@@ -273,9 +278,17 @@ def _too_narrow(rows: list[int], needed: Tensor, places: Tensor) -> str:
     )
 
 
-def _exists(widths: Tensor, length: int) -> Tensor:
-    """(N,) long → (N, length) bool, True below each width."""
-    return torch.arange(length, device=widths.device) < widths.unsqueeze(1)
+def _widths(lines: Tensor, sizes: Tensor | None) -> Widths:
+    if sizes is None:
+        return Widths(torch.full((len(lines),), lines.shape[3], device=lines.device), lines.shape[3])
+    each = sizes[:, 1]
+    least, most = int(each.min()), int(each.max())
+    if not 1 <= least <= most <= lines.shape[3]:
+        raise ValueError(
+            f"pictures {each.tolist()} pixels wide do not fit frames {lines.shape[3]} pixels wide: "
+            "sizes are (height, width) of the picture inside each frame"
+        )
+    return Widths(each, least)
 
 
 def _waves(length: int, width: int, like: Tensor) -> Tensor:
