@@ -238,3 +238,25 @@ def test_the_learning_rate_warms_up_and_falls_to_nothing():
     assert cycle[0] == pytest.approx(0.04)
     assert cycle.index(max(cycle)) == 30
     assert cycle[65] == pytest.approx(0.5)
+
+
+def test_snapshots_come_at_their_steps_and_leave_the_training_as_it_was(tmp_path):
+    settings = TrainSettings(steps=6, batch_size=8, evaluate_every=6, checkpoint_every=6, warmup=0, snapshot_every=2)
+    seen: list[tuple[int, float]] = []
+
+    def snapshot(trained: Recognizer, step: int) -> None:
+        seen.append((step, float(trained.eval().head.weight.detach().abs().sum())))
+
+    model, plain = recognizer(), recognizer()
+    arrays = tracklets()
+
+    def score(trained: Recognizer) -> Scores:
+        return scores_on(arrays, trained)
+
+    with_snapshots = fit(model, CODEC, PROCESSOR, arrays, score, settings, tmp_path / "a", device=CPU, snapshot=snapshot)
+    without = fit(plain, CODEC, PROCESSOR, arrays, score, settings, tmp_path / "b", device=CPU)
+    list(with_snapshots), list(without)
+    assert [step for step, _ in seen] == [2, 4, 6]
+    assert len({weight for _, weight in seen}) == 3
+    for one, other in zip(model.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(one, other)

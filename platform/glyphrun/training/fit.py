@@ -53,6 +53,7 @@ class TrainSettings(BaseModel):
     augment: AugmentSettings | None = AugmentSettings()
     evaluate_every: int = Field(200, ge=1)
     checkpoint_every: int = Field(100, ge=1)
+    snapshot_every: int | None = Field(None, ge=1)  # steps between copies that are kept, for votes of checkpoints
     seed: int = 0
 
 
@@ -82,13 +83,15 @@ def fit(
     device: torch.device | None = None,
     precision: Precision | None = None,
     workers: Workers = Workers(),
+    snapshot: Callable[[Recognizer, int], None] | None = None,
 ) -> Iterator[Report]:
     """Train, and yield a Report every ``evaluate_every`` steps and after the last.
 
     A complete checkpoint in the folder ``checkpoint`` is continued: its reports are yielded again first, so that whoever
     decides by them knows all of them. A run that was killed and continued ends with the weights of one left alone:
     dropout, augmentation and order of a step depend on seed, step and worker only. A checkpoint is written every
-    ``checkpoint_every`` steps and before every new report.
+    ``checkpoint_every`` steps and before every new report. Every ``snapshot_every`` steps ``snapshot`` is called with the
+    recognizer and the step, before the checkpoint of that step, so none is missing from a continued run.
 
     Several ``workers`` call this alike, each in a process of its own, and take their shares of every batch; the first
     evaluates and writes, all yield its reports, and all see its checkpoint folder. They stop together or not at all.
@@ -151,6 +154,9 @@ def fit(
             reports = [*reports, workers.broadcast(report, device)]
             loss_sum, loss_steps = 0.0, 0
         seconds += perf_counter() - started
+        if workers.first and snapshot and settings.snapshot_every and step % settings.snapshot_every == 0:
+            snapshot(recognizer, step)
+            recognizer.train()
         if workers.first and (due or step % settings.checkpoint_every == 0):
             progress = {
                 "step": step,
