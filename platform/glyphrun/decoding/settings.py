@@ -13,10 +13,11 @@ Posterior = Annotated[float, Field(gt=0, le=1)]
 class CorrectionSettings(BaseModel):
     """What is known of texts before one is read: a word list, a language model, or both; files lie in the bundle.
 
-    lexicon: a file of words with frequencies; lexicon_weight scales the cost of leaving the n-best for a word within
-    max_edits edits. language_model: a file of character n-grams (ARPA) or a folder of a causal model; lm_weight scales its
-    log-probability, length_bonus is added for each character, since long texts are always less probable. shallow fusion
-    uses it inside the beam, rerank on the n-best alone.
+    lexicon: a file of words with frequencies; words of it within max_edits edits may stand for what was read.
+    lexicon_weight scales how much likelier a text is for its words. confusions: a file of the recognizer's errors on val,
+    without which every edit costs the same. language_model: a file of character n-grams (.arpa, or .binary of kenlm), or a
+    folder or hub name of a causal model. lm_weight scales its log-probability; length_bonus is added for each character,
+    since long texts are always less probable. rerank uses it on the n-best, shallow fusion inside the beam as well.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -24,15 +25,28 @@ class CorrectionSettings(BaseModel):
     lexicon: str | None = None
     lexicon_weight: float = Field(1.0, ge=0)
     max_edits: int = Field(2, ge=0, le=4)
+    confusions: str | None = None
     language_model: str | None = None
     lm_weight: float = Field(0.5, ge=0)
     lm_fusion: Literal["rerank", "shallow"] = "rerank"
     length_bonus: float = 0.0
 
+    @property
+    def counts_ngrams(self) -> bool:
+        """Whether the language model is one of character n-grams, which can follow a beam."""
+        return self.language_model is not None and self.language_model.endswith((".arpa", ".binary"))
+
     @model_validator(mode="after")
-    def _has_something_to_correct_by(self) -> CorrectionSettings:
+    def _has_what_it_needs(self) -> CorrectionSettings:
         if self.lexicon is None and self.language_model is None:
             raise ValueError("correction needs a lexicon or a language_model: name one, or leave correction out")
+        if self.confusions is not None and self.lexicon is None:
+            raise ValueError("confusions tell which words of a lexicon were misread: name the lexicon too")
+        if self.lm_fusion == "shallow" and not self.counts_ngrams:
+            raise ValueError(
+                f"shallow fusion needs a language_model of characters, a file ending in .arpa or .binary, and not "
+                f"{self.language_model}: choose lm_fusion: rerank"
+            )
         return self
 
 
