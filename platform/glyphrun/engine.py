@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from glyphrun.batching import batches_of_similar_size
+from glyphrun.decoding.early_exit import read_in_turn
 from glyphrun.decoding.search import search
 from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.decoding.vote import Ballot, Hypothesis, VoteRules, ballots, vote
@@ -24,6 +25,7 @@ from glyphrun.decoding.windows import WindowBatch, rows_of_windows, window_ballo
 from glyphrun.device import Precision, default_device, default_precision
 from glyphrun.graphemes import graphemes
 from glyphrun.images import FrameStack, ImageProcessor, decode_image, pad_stacks, stack_frames
+from glyphrun.legibility import legibility
 from glyphrun.models.recognizer import Memory, Recognizer, TokenHypothesis
 from glyphrun.subwords import SubwordCodec
 from glyphrun.text import Codec
@@ -89,6 +91,11 @@ class Engine:
                 f"windows of {self.settings.window_frames} frames need a recognizer that reads frames together; "
                 f"{type(recognizer).__name__} reads every frame alone and all of them vote: choose a fusion, or leave "
                 "out windows and window_frames"
+            )
+        if self.settings.early_exit and recognizer.reads_frames_together and not self.settings.window_frames:
+            raise ValueError(
+                f"{type(recognizer).__name__} reads a tracklet whole, which leaves nothing to exit from: set windows and "
+                "window_frames, or leave early_exit out"
             )
         self.provenance = provenance or {}
 
@@ -177,6 +184,8 @@ class Engine:
         """frames: (B, T, 3, H, W) uint8; frame_mask: (B, T) bool, True where a frame exists; sizes: (B, T, 2) long."""
         started = perf_counter()
         frame_mask = frame_mask.to(self.device)
+        if self.settings.early_exit:
+            return self._read_in_turn(frames, frame_mask.cpu(), sizes, timings or {})
         windows = None
         if self.settings.window_frames:
             windows = rows_of_windows(frame_mask.sum(1).tolist(), self.settings.windows, self.settings.window_frames)
@@ -206,6 +215,29 @@ class Engine:
         alone = self._hypotheses(self.recognizer.regroup(memory, each, torch.ones_like(each, dtype=torch.bool)))
         by_item = _grouped(alone, counts)
         return [(n_best, self._vote(frames)[1]) for n_best, frames in zip(found, by_item, strict=True)]
+
+    def _read_in_turn(
+        self, frames: Tensor, frame_mask: Tensor, sizes: Tensor | None, timings: dict[str, float]
+    ) -> list[Prediction]:
+        """Early exit over pixels: frames that are never asked for are never encoded."""
+        started, encoding = perf_counter(), 0.0
+        frames, sizes = frames[frame_mask], None if sizes is None else sizes[frame_mask]  # (N, 3, H, W), (N, 2)
+
+        def encode(numbers: list[int]) -> Memory:
+            nonlocal encoding
+            since = perf_counter()
+            chosen = torch.tensor(numbers)
+            alone = torch.ones(len(numbers), 1, dtype=torch.bool, device=self.device)
+            shapes = None if sizes is None else sizes[chosen].unsqueeze(1)
+            memory = self._encode(frames[chosen].unsqueeze(1), alone, shapes)
+            encoding += _milliseconds(since)
+            return memory
+
+        looks, counts = legibility(frames, sizes).tolist(), frame_mask.sum(1).tolist()
+        found = read_in_turn(self.recognizer, self.settings, self._rules, counts, looks, encode, self._hypotheses)
+        answers = [self._vote(readings, windows) for windows, readings in found]
+        stages = {**timings, "encode": encoding, "search": _milliseconds(started) - encoding}
+        return [self._prediction(n_best, votes, stages) for n_best, votes in answers]
 
     def _vote(
         self, readings: Sequence[Sequence[Hypothesis]], windows: Sequence[Sequence[int]] | None = None

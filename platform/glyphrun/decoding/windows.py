@@ -47,13 +47,19 @@ def rows_of_windows(counts: Sequence[int], windows: int, size: int) -> WindowBat
     read = torch.zeros(sum(counts), dtype=torch.bool)
     starts = [sum(counts[:number]) for number in range(len(counts))]
     placed = [[start + frame for frame in window] for start, item in zip(starts, items, strict=True) for window in item]
-    longest = max(map(len, placed), default=0)
-    mask = torch.tensor([[place < len(window) for place in range(longest)] for window in placed]).view(-1, longest)
-    frames = torch.tensor([frame for window in placed for frame in window], dtype=torch.long)
-    read[frames] = True
-    rows = torch.zeros(mask.shape, dtype=torch.long)
-    rows[mask] = (read.cumsum(0) - 1)[frames]
+    rows, mask = rows_and_mask(placed)
+    read[rows[mask]] = True
+    rows[mask] = (read.cumsum(0) - 1)[rows[mask]]
     return WindowBatch(items, read, rows, mask)
+
+
+def rows_and_mask(windows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Frames of windows as ``regroup`` takes them: (G, W) long, and (G, W) bool, True where a window has a frame."""
+    longest = max(map(len, windows), default=0)
+    mask = torch.tensor([[place < len(window) for place in range(longest)] for window in windows]).view(-1, longest)
+    rows = torch.zeros(mask.shape, dtype=torch.long)
+    rows[mask] = torch.tensor([frame for window in windows for frame in window], dtype=torch.long)
+    return rows, mask
 
 
 def window_ballots(
