@@ -4,7 +4,9 @@ from itertools import permutations
 from math import exp, log
 
 import pytest
+from pydantic import ValidationError
 
+from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.decoding.vote import Ballot, Hypothesis, ballots, combine
 from glyphrun.graphemes import graphemes
 
@@ -239,3 +241,10 @@ def test_a_single_voter_has_nobody_to_outvote(method):
     ranked, weights = combine([only], method, floor=0.2)
     assert ranked == only
     assert ballots([only], weights) == [Ballot(0, "7", pytest.approx(0.15), 0.0)]
+
+
+@pytest.mark.parametrize("priors", [{}, {1: 0.0}, {1: -0.1, 2: 1.0}, {-1: 0.5}, {1: float("inf")}, {1: float("nan")}])
+def test_priors_that_allow_nothing_or_are_none_are_refused(priors):
+    with pytest.raises(ValidationError, match=r"such as \{1: 0.39, 2: 0.61\}"):
+        DecodeSettings(length_priors=priors)
+    assert DecodeSettings.model_validate_json('{"length_priors": {"1": 0.39, "2": 0.61}}').length_priors == PRIORS

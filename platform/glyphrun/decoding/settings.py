@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 VoteMethod = Literal["sum", "majority", "confidence", "longest", "rover", "mbr"]
 Posterior = Annotated[float, Field(gt=0, le=1)]
@@ -71,7 +72,7 @@ class DecodeSettings(BaseModel):
     refine_iters counts cloze passes after a greedy or non-autoregressive search, cloze_rescore ranks the hypotheses of a
     beam by one (PARSeq). A recognizer that reads frames together reads a tracklet whole, or as so many ``windows`` of
     ``window_frames`` frames that vote; early_exit stops reading them when the rest can no longer change the answer
-    («decided») or once its share of the votes passes a number. vote_floor is the probability under which the reading of a
+    («decided») or once the windows that were read give it a mean probability of so much. vote_floor is the probability under which the reading of a
     frame or window is ignored; length_priors weigh readings by their number of characters. abstain_below is the
     confidence, calibrated, under which an answer is marked abstained; it keeps its text.
     """
@@ -99,6 +100,18 @@ class DecodeSettings(BaseModel):
     correction: CorrectionSettings | None = None
     calibration: Calibration = Calibration()
     abstain_below: float = Field(0.0, ge=0, le=1)
+
+    @field_validator("length_priors")
+    @classmethod
+    def _priors_allow_something(cls, priors: dict[int, float] | None) -> dict[int, float] | None:
+        if priors is None:
+            return None
+        if any(length < 0 or not 0 <= prior < inf for length, prior in priors.items()) or not any(priors.values()):
+            raise ValueError(
+                f"length_priors {priors} must be numbers of characters with priors of 0 or more, one of them above 0, "
+                "such as {1: 0.39, 2: 0.61}"
+            )
+        return priors
 
     @model_validator(mode="after")
     def _consistent(self) -> DecodeSettings:
