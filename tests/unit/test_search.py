@@ -1,52 +1,16 @@
 from __future__ import annotations
 
-from itertools import product
-
 import pytest
 import torch
-from torch import Tensor
 
-from glyphrun.decoding.search import beam, greedy, search
+from glyphrun.decoding.greedy import greedy
+from glyphrun.decoding.search import search
 from glyphrun.decoding.settings import DecodeSettings
-from glyphrun.models.encoder import EncoderSettings
-from glyphrun.models.parseq import PARSeq, PARSeqSettings
+from glyphrun.models.parseq import PARSeq
 from glyphrun.models.query_digits import QueryDigits, QueryDigitsSettings
 from glyphrun.models.recognizer import Memory
-
-ENCODER = EncoderSettings(image=(16, 16), patch=(8, 8), width=16, depth=1, heads=2)
-
-
-def parseq(characters: int, max_length: int, end_bias: float = 0.0) -> PARSeq:
-    torch.manual_seed(11)
-    model = PARSeq(PARSeqSettings(encoder=ENCODER, decoder_heads=2, decoder_depth=2), characters, max_length).eval()
-    with torch.no_grad():  # at its first weights a model answers the same whatever it is shown
-        model.pos_queries.mul_(40)
-        model.text_embed.embedding.weight.mul_(20)
-        model.head.weight.mul_(4)
-        model.head.bias[0] += end_bias
-    return model
-
-
-def memory_of(items: int) -> Memory:
-    """Features that differ more between items than those of an encoder at its first weights."""
-    tokens = torch.randn(items, 6, ENCODER.width, generator=torch.Generator().manual_seed(2)) * 4
-    return Memory(tokens, None, tokens, torch.ones(items, 1, dtype=torch.bool))
-
-
-def of_item(memory: Memory, item: int) -> Memory:
-    """One of the items that ``memory_of`` makes, alone."""
-    tokens = memory.tokens[item : item + 1]
-    return Memory(tokens, None, tokens, memory.frame_mask[item : item + 1])
-
-
-@torch.no_grad()
-def log_prob(model: PARSeq, memory: Memory, reading: tuple[int, ...]) -> Tensor:
-    """Of a reading and its end, for every item: (B,)."""
-    state, total = model.start(memory, 1), torch.zeros(len(memory.tokens))
-    for given, following in zip((model.begin, *reading), (*reading, model.end), strict=True):
-        log_probs, state = model.step(state, torch.full((len(memory.tokens),), given))
-        total = total + log_probs[:, following]
-    return total
+from tiny_parseq import ENCODER, memory_of, parseq
+from toy_scorer import Bigrams
 
 
 @torch.no_grad()
@@ -89,61 +53,26 @@ def test_items_that_ended_are_not_computed_any_further():
     assert rows[: len(steps)] == [sum(length >= step for length in lengths) for step in steps]
 
 
-@torch.no_grad()
-def test_a_beam_as_wide_as_the_space_finds_the_exact_n_best():
-    model = parseq(3, 2)
-    memory = memory_of(16)
-    space = [reading for length in range(3) for reading in product((1, 2, 3), repeat=length)]
-    assert len(space) == 13
-    scores = torch.stack([log_prob(model, memory, reading) for reading in space], dim=1)  # (B, 13)
-    best = scores.topk(5, dim=1)
-    found = beam(model, memory, width=13, n_best=5)
-    assert len({item[0].tokens for item in found}) > 2
-    for item, values, places in zip(found, best.values.tolist(), best.indices.tolist(), strict=True):
-        assert [hypothesis.tokens for hypothesis in item] == [space[place] for place in places]
-        assert [hypothesis.log_prob for hypothesis in item] == pytest.approx(values, abs=1e-4)
-        for hypothesis in item:
-            assert sum(hypothesis.token_log_probs) == pytest.approx(hypothesis.log_prob, abs=1e-4)
-            assert len(hypothesis.token_log_probs) == len(hypothesis.tokens) + 1
+def test_greedy_search_keeps_one_number_and_one_token_of_each_step():
+    model = parseq(6, 5, end_bias=1.0)
+    tokens, scores = greedy(model, memory_of(48))
+    assert tokens.shape == scores.shape == (48, 6)
+    ended = (tokens == model.end).cumsum(1) > 1  # after the first end
+    assert 0 < int(ended.sum()) < 48 * 5
+    assert bool((scores[ended] == 0).all())
+    assert bool((scores[~ended] < 0).all())
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("width", [2, 3, 5])
-def test_a_beam_reads_the_same_in_a_batch_as_alone(width):
-    model = parseq(4, 4, end_bias=1.0)
-    memory = memory_of(12)
-    together = beam(model, memory, width, 2)
-    for item, found in enumerate(together):
-        alone = beam(model, of_item(memory, item), width, 2)[0]
-        assert [hypothesis.tokens for hypothesis in found] == [hypothesis.tokens for hypothesis in alone]
-        assert [h.log_prob for h in found] == pytest.approx([h.log_prob for h in alone], abs=1e-4)
-
-
-@torch.no_grad()
-def test_a_beam_of_one_reads_what_greedy_reads_unless_another_ending_is_worth_more():
-    model = parseq(4, 6, end_bias=1.0)
-    memory = memory_of(64)
-    agreeing = disagreeing = 0
-    pairs = zip(beam(model, memory, 1, 1), search(model, memory, DecodeSettings()), strict=True)
-    for (narrow,), (first,) in pairs:
-        if len(first.tokens) > model.max_length:
-            continue  # greedy found no end within the longest label, and a beam lists ended readings alone
-        if narrow.tokens == first.tokens:
-            assert narrow.log_prob == pytest.approx(first.log_prob, abs=1e-4)
-            agreeing += 1
-        else:
-            assert narrow.log_prob > first.log_prob
-            disagreeing += 1
-    assert agreeing > 30
-    assert disagreeing < agreeing
-
-
-@torch.no_grad()
-def test_a_wider_beam_finds_nothing_worse_on_average():
-    model = parseq(5, 5)
-    memory = memory_of(32)
-    best = [sum(item[0].log_prob for item in beam(model, memory, width, 1)) for width in (1, 4, 16)]
-    assert best[0] < best[1] < best[2] + 1e-6
+def test_refinement_starts_from_what_greedy_search_reads():
+    model, memory = parseq(6, 5, end_bias=1.0), memory_of(12)
+    first, _ = greedy(model, memory)
+    expected = model.refine(memory, model.refine(memory, first).argmax(-1)).max(-1)
+    found = search(model, memory, DecodeSettings(refine_iters=2))
+    for item, tokens, scores in zip(found, expected.indices.tolist(), expected.values.tolist(), strict=True):
+        length = tokens.index(0) if 0 in tokens else 6
+        assert item[0].tokens == tuple(tokens[:length])
+        assert item[0].log_prob == pytest.approx(sum(scores[: length + 1]), abs=1e-4)
 
 
 @torch.no_grad()
@@ -165,11 +94,41 @@ def test_a_ranking_recognizer_answers_exactly_whatever_the_search():
     assert search(model, memory, DecodeSettings(search="beam", width=2, n_best=4)) == exact
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("length_penalty", [0.0, 3.0])
+def test_a_ranking_recognizer_ranks_all_its_readings_by_what_else_is_known(length_penalty):
+    torch.manual_seed(0)
+    model = QueryDigits(QueryDigitsSettings(encoder=ENCODER, decoder_heads=2)).eval()
+    memory, scorer = memory_of(4), Bigrams(11)
+    settings = DecodeSettings(search="beam", width=2, n_best=6, length_penalty=length_penalty)
+    found = search(model, memory, settings, scorer)
+    for item, everything in zip(found, model.rank(memory, 111), strict=True):
+        expected = sorted(
+            ((h.log_prob + scorer.total(h.tokens)) / (len(h.tokens) + 1) ** length_penalty for h in everything),
+            reverse=True,
+        )
+        assert [hypothesis.score for hypothesis in item] == pytest.approx(expected[:6], abs=1e-9)
+    assert {len(item[0].tokens) for item in found} == ({2} if length_penalty else {1})
+
+
+def test_a_scorer_without_a_beam_is_refused():
+    with pytest.raises(ValueError, match="a scorer acts inside a beam and the search is greedy: set search: beam"):
+        search(parseq(3, 2), memory_of(1), DecodeSettings(), Bigrams(4))
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
         ({"width": 4}, "width 4 needs search: beam"),
+        ({"length_penalty": 1.0}, "length_penalty 1.0 needs search: beam; here it is greedy"),
+        ({"search": "sample", "early_stop": True}, "early_stop True needs search: beam; here it is sample"),
+        ({"cloze_rescore": True}, "cloze_rescore True needs search: beam"),
+        ({"search": "beam", "temperature": 0.7}, "temperature 0.7 needs search: sample; here it is beam"),
+        ({"top_k": 5}, "top_k 5 needs search: sample"),
+        ({"top_p": 0.9}, "top_p 0.9 needs search: sample"),
+        ({"samples": 5}, "samples 5 needs search: sample"),
         ({"search": "beam", "width": 4, "refine_iters": 1}, "set refine_iters to 0"),
+        ({"search": "sample", "refine_iters": 1}, "refinement would replace what was drawn: set refine_iters to 0"),
         ({"beams": 4}, "beams"),
     ],
 )
