@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from math import exp
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,13 +22,13 @@ from glyphrun.batching import batches_of_similar_size
 from glyphrun.decoding.early_exit import read_in_turn
 from glyphrun.decoding.search import search
 from glyphrun.decoding.settings import DecodeSettings
-from glyphrun.decoding.vote import Ballot, Hypothesis, VoteRules, ballots, vote
+from glyphrun.decoding.vote import Ballot, Hypothesis, MemberBallot, VoteRules, ballots, vote
 from glyphrun.decoding.windows import WindowBatch, rows_of_windows, window_ballots
 from glyphrun.device import Precision, default_device, default_precision
 from glyphrun.graphemes import graphemes
 from glyphrun.images import FrameStack, ImageProcessor, decode_image, pad_stacks, stack_frames
 from glyphrun.legibility import legibility
-from glyphrun.models.recognizer import Memory, Recognizer, TokenHypothesis
+from glyphrun.models.recognizer import Memory, Recognizer, TokenHypothesis, frames_of
 from glyphrun.subwords import SubwordCodec
 from glyphrun.text import Codec
 
@@ -37,7 +39,7 @@ class Prediction:
 
     text: the reading, "" if nothing is readable. confidence: its probability (share of the votes where frames are read
     alone or windows vote). n_best: readings, best first. votes: what each frame or each window says; where all frames
-    are read together, what each frame says alone if that was asked for.
+    are read together, what each frame says alone if that was asked for. members: what each recognizer of an ensemble says.
     timings: milliseconds of the batch that the item was read in, a stage each. provenance: where the weights come from.
     """
 
@@ -46,6 +48,7 @@ class Prediction:
     n_best: tuple[Hypothesis, ...]
     votes: tuple[Ballot, ...]
     abstained: bool
+    members: tuple[MemberBallot, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)
     provenance: dict[str, str] = field(default_factory=dict)
 
@@ -60,6 +63,18 @@ class Embedding:
 
     pooled: np.ndarray
     frames: tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A batch after the encoder: what any decode settings can read without encoding again.
+
+    memory: of all frames. counts: how many frames each item has. looks: how legible each frame looks (``legibility``).
+    """
+
+    memory: Memory
+    counts: list[int]
+    looks: list[float]
 
 
 class Engine:
@@ -79,25 +94,23 @@ class Engine:
         self.device = device or default_device()
         self.precision: Precision = precision or default_precision(self.device)
         recognizer = recognizer.to(self.device)
-        if self.precision != "float32":
+        dtype = getattr(torch, self.precision)
+        if dtype != torch.float32 and any(weight.dtype == torch.float32 for weight in recognizer.parameters()):
             # A copy: half the bytes and no cast at every layer, while training keeps its own weights.
-            recognizer = copy.deepcopy(recognizer).to(getattr(torch, self.precision))
+            recognizer = copy.deepcopy(recognizer).to(dtype)
         self.recognizer = recognizer.eval()
         self.codec = codec
         self.processor = processor
         self.settings = settings or DecodeSettings()
-        if self.settings.window_frames and not recognizer.reads_frames_together:
-            raise ValueError(
-                f"windows of {self.settings.window_frames} frames need a recognizer that reads frames together; "
-                f"{type(recognizer).__name__} reads every frame alone and all of them vote: choose a fusion, or leave "
-                "out windows and window_frames"
-            )
-        if self.settings.early_exit and recognizer.reads_frames_together and not self.settings.window_frames:
-            raise ValueError(
-                f"{type(recognizer).__name__} reads a tracklet whole, which leaves nothing to exit from: set windows and "
-                "window_frames, or leave early_exit out"
-            )
+        _check(recognizer, self.settings)
         self.provenance = provenance or {}
+
+    def with_settings(self, settings: DecodeSettings) -> Engine:
+        """The same recognizer read in another way. Raises ValueError if it cannot be."""
+        _check(self.recognizer, settings)
+        other = copy.copy(self)
+        other.settings = settings
+        return other
 
     def read(
         self, items: Sequence[Sequence[bytes]], *, names: Sequence[str] | None = None, explain: bool = False
@@ -118,11 +131,7 @@ class Engine:
 
     def prepare(self, frames: Sequence[bytes], *, name: str) -> FrameStack:
         """The encoded frames of one item at the recognizer's size. Raises ImageError naming the item and the frame."""
-        if not frames:
-            raise ValueError(f"{name} has no frames: give at least one image")
-        named = [(f"{name}, frame {number}" if len(frames) > 1 else name, data) for number, data in enumerate(frames)]
-        ready = [self.processor(decode_image(data, name=label)) for label, data in named]
-        return stack_frames(ready, self.processor.padding)
+        return prepare_frames(frames, [self.processor], name=name)[0]
 
     def read_prepared(
         self,
@@ -163,6 +172,32 @@ class Engine:
                 found[number] = Embedding(np.concatenate(patches).mean(0), patches)
         return [found[number] for number in range(len(items))]
 
+    @torch.inference_mode()
+    def encode(self, items: Sequence[FrameStack]) -> list[tuple[list[int], Encoded]]:
+        """The batches in which items are read, encoded: the numbers of each one's items, and what is known of them."""
+        batches = []
+        for batch in batches_of_similar_size([item.shape for item in items]):
+            frames, mask, sizes = self._padded([items[number] for number in batch])
+            memory = self._encode(frames, mask.to(self.device), sizes)
+            batches.append(
+                (batch, Encoded(memory, mask.sum(1).tolist(), legibility(frames[mask], sizes[mask]).tolist()))
+            )
+        return batches
+
+    @torch.inference_mode()
+    def decode(self, encoded: Encoded) -> list[Prediction]:
+        """What the items of an encoded batch say under this engine's settings."""
+        started = perf_counter()
+        if self.settings.early_exit:
+            answers = self._in_turn(encoded.counts, encoded.looks, partial(frames_of, encoded.memory))
+        else:
+            windows = self._windows(encoded.counts)
+            if windows is not None:  # here all frames are encoded, not only those that windows have
+                windows = replace(windows, rows=windows.read.nonzero().squeeze(1)[windows.rows])
+            answers = self._answers(encoded.memory, encoded.counts, windows, explain=False)
+        stages = {"search": _milliseconds(started)}
+        return [self._prediction(n_best, votes, stages) for n_best, votes in answers]
+
     def _padded(self, items: Sequence[FrameStack]) -> tuple[Tensor, Tensor, Tensor]:
         frames, mask, sizes = pad_stacks(items, self.processor.padding)
         return torch.from_numpy(frames), torch.from_numpy(mask), torch.from_numpy(sizes)
@@ -186,9 +221,8 @@ class Engine:
         frame_mask = frame_mask.to(self.device)
         if self.settings.early_exit:
             return self._read_in_turn(frames, frame_mask.cpu(), sizes, timings or {})
-        windows = None
-        if self.settings.window_frames:
-            windows = rows_of_windows(frame_mask.sum(1).tolist(), self.settings.windows, self.settings.window_frames)
+        windows = self._windows(frame_mask.sum(1).tolist())
+        if windows is not None:
             # Frames that no window has need not be encoded.
             frame_mask = frame_mask.masked_scatter(frame_mask, windows.read.to(self.device))
         memory = self._encode(frames, frame_mask, sizes)
@@ -233,11 +267,20 @@ class Engine:
             encoding += _milliseconds(since)
             return memory
 
-        looks, counts = legibility(frames, sizes).tolist(), frame_mask.sum(1).tolist()
-        found = read_in_turn(self.recognizer, self.settings, self._rules, counts, looks, encode, self._hypotheses)
-        answers = [self._vote(readings, windows) for windows, readings in found]
+        answers = self._in_turn(frame_mask.sum(1).tolist(), legibility(frames, sizes).tolist(), encode)
         stages = {**timings, "encode": encoding, "search": _milliseconds(started) - encoding}
         return [self._prediction(n_best, votes, stages) for n_best, votes in answers]
+
+    def _in_turn(
+        self, counts: list[int], looks: list[float], encode: Callable[[list[int]], Memory]
+    ) -> list[tuple[list[Hypothesis], list[Ballot]]]:
+        found = read_in_turn(self.recognizer, self.settings, self._rules, counts, looks, encode, self._hypotheses)
+        return [self._vote(readings, windows) for windows, readings in found]
+
+    def _windows(self, counts: list[int]) -> WindowBatch | None:
+        if not self.settings.window_frames:
+            return None
+        return rows_of_windows(counts, self.settings.windows, self.settings.window_frames)
 
     def _vote(
         self, readings: Sequence[Sequence[Hypothesis]], windows: Sequence[Sequence[int]] | None = None
@@ -261,17 +304,31 @@ class Engine:
     def _prediction(
         self, n_best: Sequence[Hypothesis], votes: Sequence[Ballot], timings: dict[str, float]
     ) -> Prediction:
-        best = n_best[0]
-        confidence = exp(best.log_prob)
-        return Prediction(
-            text=best.text,
-            confidence=confidence,
-            n_best=tuple(n_best[: self.settings.n_best]),
-            votes=tuple(votes),
-            abstained=confidence < self.settings.abstain_below,
-            timings=dict(timings),
-            provenance=self.provenance,
-        )
+        return conclude(n_best, self.settings, votes=tuple(votes), timings=dict(timings), provenance=self.provenance)
+
+
+def prepare_frames(
+    frames: Sequence[bytes], processors: Sequence[ImageProcessor], *, name: str
+) -> tuple[FrameStack, ...]:
+    """The encoded frames of one item, decoded once and made ready by each processor. Raises ImageError, ValueError."""
+    if not frames:
+        raise ValueError(f"{name} has no frames: give at least one image")
+    named = [(f"{name}, frame {number}" if len(frames) > 1 else name, data) for number, data in enumerate(frames)]
+    images = [decode_image(data, name=label) for label, data in named]
+    return tuple(stack_frames([processor(image) for image in images], processor.padding) for processor in processors)
+
+
+def conclude(n_best: Sequence[Hypothesis], settings: DecodeSettings, **rest: Any) -> Prediction:
+    """The answer that follows from what was read, or voted for; rest: the other fields of a prediction."""
+    best = n_best[0]
+    confidence = exp(best.log_prob)
+    return Prediction(
+        text=best.text,
+        confidence=confidence,
+        n_best=tuple(n_best[: settings.n_best]),
+        abstained=confidence < settings.abstain_below,
+        **rest,
+    )
 
 
 def _grouped(found: list[list[Hypothesis]], counts: list[int]) -> list[list[list[Hypothesis]]]:

@@ -7,10 +7,11 @@ enough to be ranked exactly implements ``rank`` instead. Both train through ``lo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from math import isnan, nan
 from typing import Protocol, runtime_checkable
 
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
@@ -75,6 +76,24 @@ class Memory:
     mask: Tensor | None
     frame_tokens: Tensor
     frame_mask: Tensor
+
+
+def frames_of(memory: Memory, numbers: list[int]) -> Memory:
+    """Some frames of a memory, each an item of its own; numbers: rows of frame_tokens. What else is known of each stays."""
+    rows = torch.tensor(numbers, device=memory.frame_tokens.device)
+    frames = len(memory.frame_tokens)
+    # In a memory of frames read together the fused tokens belong to items, and a frame's own stand for them.
+    fused = len(memory.tokens) != frames or memory.frame_mask.shape[1] > 1
+    kept = {
+        field.name: value[rows]
+        for field in fields(memory)
+        if isinstance(value := getattr(memory, field.name), Tensor) and len(value) == frames
+    }
+    kept["frame_mask"] = torch.ones(len(rows), 1, dtype=torch.bool, device=rows.device)
+    if fused:
+        kept |= {"tokens": kept["frame_tokens"]}
+        return replace(memory, **kept, mask=None)
+    return replace(memory, **kept)
 
 
 @dataclass(frozen=True)
