@@ -331,6 +331,20 @@ def conclude(n_best: Sequence[Hypothesis], settings: DecodeSettings, **rest: Any
     )
 
 
+def _check(recognizer: Recognizer, settings: DecodeSettings) -> None:
+    kind = type(recognizer).__name__
+    if settings.window_frames and not recognizer.reads_frames_together:
+        raise ValueError(
+            f"windows of {settings.window_frames} frames need a recognizer that reads frames together; {kind} reads every "
+            "frame alone and all of them vote: choose a fusion, or leave out windows and window_frames"
+        )
+    if settings.early_exit and recognizer.reads_frames_together and not settings.window_frames:
+        raise ValueError(
+            f"{kind} reads a tracklet whole, which leaves nothing to exit from: set windows and window_frames, or leave "
+            "early_exit out"
+        )
+
+
 def _grouped(found: list[list[Hypothesis]], counts: list[int]) -> list[list[list[Hypothesis]]]:
     rows = iter(found)
     return [[next(rows) for _ in range(count)] for count in counts]
