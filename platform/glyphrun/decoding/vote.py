@@ -40,6 +40,22 @@ class Ballot:
 
 
 @dataclass(frozen=True)
+class MemberBallot:
+    """What one recognizer of an ensemble says of an item.
+
+    ms: how long it took over the batch, None if it did not end in time. status: «voted», «averaged» where all read as one,
+    «late», or «failed: » and why; only the first two have a text and a weight.
+    """
+
+    member: str
+    text: str
+    confidence: float
+    weight: float
+    ms: float | None
+    status: str
+
+
+@dataclass(frozen=True)
 class VoteRules:
     """Who votes how: everything that a vote depends on besides the readings.
 
