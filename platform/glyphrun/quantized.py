@@ -26,6 +26,7 @@ from glyphrun.models.quantize import Method, computes_in
 SPLIT = "val"
 ROUNDS = 2  # of reading the split, of which the faster counts
 TIMED_ITEMS = 16
+CER_POINT = 0.01  # what a method may lose unmentioned
 REPEATS = 32
 
 
@@ -131,12 +132,24 @@ def quantize_bundle(
             before, after = _scores(engines, arrays, dataset)
             tell("both on one item at a time")
             parent, quantized = _timed(engines, (parent, quantized), (before, after), arrays, dataset)
+            remarks = (*remarks, *losses(parent, quantized))
             metrics = {SPLIT: after.to_json()}
             write_manifest(aside, read_manifest(aside).model_copy(update={"metrics": metrics}))
         aside.rename(out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return Comparison(method, parent, quantized, remarks)
+
+
+def losses(parent: Measured, quantized: Measured) -> tuple[str, ...]:
+    """What speaks against the method."""
+    found = []
+    if parent.cer is not None and quantized.cer is not None and quantized.cer - parent.cer > CER_POINT:
+        points = 100 * (quantized.cer - parent.cer)
+        found.append(f"the CER rose by {points:.1f} points, more than one: a half precision keeps more")
+    if parent.computed_in != quantized.computed_in and (parent.images_per_s or 0) > (quantized.images_per_s or 0):
+        found.append("it reads more slowly than its parent here")
+    return tuple(found)
 
 
 def shown(comparison: Comparison) -> Table:

@@ -53,7 +53,7 @@ from glyphrun.models.quantize import (
 )
 from glyphrun.models.recognizer import Recognizer
 from glyphrun.models.zoo import build, recognizer_settings
-from glyphrun.quantized import Comparison, quantize_bundle, shown
+from glyphrun.quantized import Comparison, Measured, losses, quantize_bundle, shown
 from glyphrun.recipe import processor_for
 from glyphrun.text import DIGITS, Codec
 from glyphrun.training.fit import TrainSettings, fit
@@ -156,6 +156,15 @@ def test_half_precision_around_an_int8_layer_leaves_its_scales_exact():
     x = torch.randn(5, 64).bfloat16()
     assert cast(x).dtype == torch.bfloat16
     assert error(cast(x).float(), layer(x.float())) < 0.005
+
+
+def test_an_int8_recognizer_reads_in_half_precision_where_it_is_not_int8():
+    quantized, items = in_int8(recognizer("query-digits-nano")), [[crop(0)], [crop(1)]]
+    half = Engine(quantized, CODEC, processor_for(quantized.settings), device=CPU, precision="bfloat16")
+    layers = [layer for layer in half.recognizer.modules() if isinstance(layer, Int8Linear)]
+    assert {(layer.matrix.dtype, layer.scale.dtype) for layer in layers} == {(torch.int8, torch.float32)}
+    for one, other in zip(features(half, items), features(engine_of(quantized), items), strict=True):
+        assert 0 < np.linalg.norm(one - other) / np.linalg.norm(other) < 0.03
 
 
 def test_attention_is_quantized_in_both_of_its_input_projections():
@@ -341,6 +350,14 @@ def test_a_quantized_bundle_is_scored_and_timed_next_to_its_parent(untrained, sm
     assert "int8" in (out / "MODEL_CARD.md").read_text()
     assert json.loads(json.dumps(comparison.to_json()))["size_ratio"] == comparison.size_ratio
     assert shown(comparison).row_count == 6
+
+
+def test_what_speaks_against_a_method_is_said():
+    parent = Measured(4, "float32", ms=1.0, images_per_s=100.0, exact=0.9, cer=0.05)
+    assert losses(parent, Measured(1, "int8", ms=0.5, images_per_s=180.0, exact=0.89, cer=0.055)) == ()
+    worse, slower = losses(parent, Measured(1, "int8", ms=2.0, images_per_s=80.0, exact=0.85, cer=0.07))
+    assert "rose by 2.0 points" in worse and "more slowly than its parent" in slower
+    assert losses(parent, Measured(1, "float32", ms=1.0, images_per_s=99.0, exact=0.9, cer=0.05)) == ()
 
 
 def test_without_a_data_set_only_the_size_is_known(untrained, tmp_path):
