@@ -16,7 +16,7 @@ import numpy as np
 from glyphrun.decoding.vote import Hypothesis
 
 
-class Speller(Protocol):
+class Respeller(Protocol):
     """What a lexicon says of texts."""
 
     def evidence(self, text: str) -> float:
@@ -40,7 +40,7 @@ class TextModel(Protocol):
 class Corrector:
     """What corrects, and how much a language model and a text's length count; either part may be absent."""
 
-    speller: Speller | None = None
+    speller: Respeller | None = None
     language_model: TextModel | None = None
     lm_weight: float = 0.5
     length_bonus: float = 0.0
@@ -92,7 +92,7 @@ def character_log_probs(hypothesis: Hypothesis) -> list[float]:
     return [sum(found[: first + 1]), *found[first + 1 : first + len(text)]]
 
 
-def _respelled(n_best: Sequence[Hypothesis], speller: Speller | None) -> list[Hypothesis]:
+def _respelled(n_best: Sequence[Hypothesis], speller: Respeller | None) -> list[Hypothesis]:
     """Texts that are not in the list, each made of the hypothesis that it is likeliest from."""
     if speller is None:
         return []

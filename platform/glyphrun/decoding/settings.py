@@ -67,10 +67,11 @@ class Calibration(BaseModel):
 class DecodeSettings(BaseModel):
     """Search, the vote of frames or windows, correction and confidence, in the order in which they act.
 
-    length_penalty: hypotheses are ranked by log-probability over length to this power, the end counted. early_stop: an
-    item is done once ``width`` hypotheses have ended. temperature, top_k, top_p, samples and seed belong to sampling.
-    refine_iters counts cloze passes after a greedy or non-autoregressive search, cloze_rescore ranks the hypotheses of a
-    beam by one (PARSeq). A recognizer that reads frames together reads a tracklet whole, or as so many ``windows`` of
+    length_penalty: hypotheses are ranked by log-probability over length to this power, the end counted. A beam goes on
+    until no open hypothesis can reach the n-best, under a positive penalty mostly to the longest text; with early_stop an
+    item is done once ``width`` hypotheses have ended. temperature, top_k, top_p, samples and seed belong to sampling,
+    whose n-best are the most probable of the distinct samples. refine_iters counts cloze passes after a greedy or
+    non-autoregressive search, cloze_rescore ranks the hypotheses of a beam by one (PARSeq). A recognizer that reads frames together reads a tracklet whole, or as so many ``windows`` of
     ``window_frames`` frames that vote; early_exit stops reading them when the rest can no longer change the answer
     («decided») or once the windows that were read give it a mean probability of so much. vote_floor is the probability under which the reading of a
     frame or window is ignored; length_priors weigh readings by their number of characters. abstain_below is the
@@ -119,6 +120,8 @@ class DecodeSettings(BaseModel):
             for name in ("width", "length_penalty", "early_stop", "cloze_rescore"):
                 if self._was_changed(name):
                     raise ValueError(f"{name} {getattr(self, name)} needs search: beam; here it is {self.search}")
+            if self.correction is not None and self.correction.lm_fusion == "shallow":
+                raise ValueError(f"shallow fusion acts inside a beam and the search is {self.search}: set search: beam")
         if self.search != "sample":
             for name in ("temperature", "top_k", "top_p", "samples"):
                 if self._was_changed(name):

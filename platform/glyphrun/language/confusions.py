@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import accumulate
 from math import log
 from pathlib import Path
 
@@ -62,15 +63,14 @@ class Confusions(BaseModel):
 
     def cost(self, truth: Sequence[str], reading: Sequence[str]) -> float:
         """Cost of reading ``reading`` where ``truth`` stands, both as grapheme clusters; 0 if they are equal."""
-        before = [0.0]
-        for character in reading:
-            before.append(before[-1] + self.insertion(character))
+        invented = [self.insertion(character) for character in reading]
+        before = list(accumulate(invented, initial=0.0))
         for expected in truth:
             missed = self.deletion(expected)
             row = [before[0] + missed]
-            for place, character in enumerate(reading, start=1):
-                kept = before[place - 1] + (0.0 if character == expected else self.substitution(expected, character))
-                row.append(min(kept, before[place] + missed, row[-1] + self.insertion(character)))
+            for place, character in enumerate(reading):
+                kept = before[place] + (0.0 if character == expected else self.substitution(expected, character))
+                row.append(min(kept, before[place + 1] + missed, row[place] + invented[place]))
             before = row
         return before[-1]
 

@@ -9,6 +9,7 @@ from math import exp, inf, log, log1p
 
 import numpy as np
 import regex
+from rapidfuzz.distance import Levenshtein
 
 from glyphrun.graphemes import graphemes
 from glyphrun.language.confusions import Confusions
@@ -95,14 +96,15 @@ class Speller:
         ]
         best: list[Way] = []
         for bound, entry in sorted(bounds, reverse=True):
-            if bound < (best[-1][0] if len(best) == WORDS_KEPT else -REACH):
+            least = best[-1][0] if len(best) == WORDS_KEPT else -REACH
+            if bound < least:
                 break
-            for form in {tuple(graphemes(form)) for form in forms("".join(entry))} - {clusters}:
-                odds = wrong - self.confusions.cost(form, clusters)
-                gain = odds + self.weight * evidence(form) - read
-                if gain > -REACH:
-                    best = heapq.nlargest(WORDS_KEPT, {*best, (gain, odds, "".join(form))})
-        return best
+            for form in sorted({tuple(graphemes(form)) for form in forms("".join(entry))} - {clusters}):
+                gained = self.weight * evidence(form) - read
+                if wrong - Levenshtein.distance(form, clusters) * self.confusions.cheapest + gained > least:
+                    odds = wrong - self.confusions.cost(form, clusters)
+                    best = heapq.nlargest(WORDS_KEPT, {*best, (odds + gained, odds, "".join(form))})
+        return [way for way in best if way[0] > -REACH]
 
     def _word_evidence(self, clusters: tuple[str, ...]) -> float:
         return self._log_prob(clusters) - self.lexicon.drawn(clusters)
