@@ -66,9 +66,9 @@ def beam(
         if not len(kept):
             break
         if len(kept) < len(going_on):
-            state = state.keep(torch.from_numpy(kept).to(device))
-        opened = grown.keep(kept)
-        rows = np.arange(len(kept))[:, None] * width + parents[kept]
+            state, grown, parents = state.keep(torch.from_numpy(kept).to(device)), grown.keep(kept), parents[kept]
+        opened = grown
+        rows = np.arange(len(kept))[:, None] * width + parents
         state = state.reorder(torch.from_numpy(rows.ravel()).to(device))
         tokens = torch.from_numpy(opened.tokens[:, :, -1].ravel()).to(device)
     return ended.ranked()
@@ -131,7 +131,7 @@ def _continuations(log_probs: Tensor, end: int, considered: int, opened: _Open, 
     likely = log_probs.topk(min(considered + 1, log_probs.shape[1]) if considered else 0)
     scores = torch.cat([likely.values, log_probs[:, end : end + 1]], dim=1).view(items, width, -1)
     chosen = torch.cat([likely.indices, likely.indices.new_full((len(log_probs), 1), end)], dim=1).view_as(scores)
-    own, tokens = scores.double().cpu().numpy(), chosen.cpu().numpy()
+    own, tokens = scores.cpu().double().numpy(), chosen.cpu().numpy()
     own[:, :, :-1][tokens[:, :, :-1] == end] = -np.inf  # it stands last already
     totals = opened.totals[:, :, None] + own
     if fusion is not None:
