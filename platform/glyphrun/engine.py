@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import exp
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -19,7 +20,10 @@ import torch
 from torch import Tensor
 
 from glyphrun.batching import batches_of_similar_size
+from glyphrun.decoding.confidence import calibrate
 from glyphrun.decoding.early_exit import read_in_turn
+from glyphrun.decoding.rescore import Corrector, correct_all
+from glyphrun.decoding.scorer import Scorer
 from glyphrun.decoding.search import search
 from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.decoding.vote import Ballot, Hypothesis, MemberBallot, VoteRules, ballots, vote
@@ -90,7 +94,9 @@ class Engine:
         device: torch.device | None = None,
         precision: Precision | None = None,
         provenance: dict[str, str] | None = None,
+        files: Path | None = None,
     ) -> None:
+        """files: the folder of the files that correction names, such as a bundle's."""
         self.device = device or default_device()
         self.precision: Precision = precision or default_precision(self.device)
         recognizer = recognizer.to(self.device)
@@ -102,15 +108,26 @@ class Engine:
         self.codec = codec
         self.processor = processor
         self.settings = settings or DecodeSettings()
-        _check(recognizer, self.settings)
         self.provenance = provenance or {}
+        self.files = files
+        self._take_settings()
 
     def with_settings(self, settings: DecodeSettings) -> Engine:
         """The same recognizer read in another way. Raises ValueError if it cannot be."""
-        _check(self.recognizer, settings)
         other = copy.copy(self)
         other.settings = settings
+        other._take_settings()
         return other
+
+    def _take_settings(self) -> None:
+        _check(self.recognizer, self.settings)
+        self._corrector: Corrector | None = None
+        self._scorer: Scorer | None = None
+        if self.settings.correction is not None:
+            from glyphrun.correction import load_corrector, shallow_scorer  # here: most readers correct nothing
+
+            self._corrector = load_corrector(self.files or Path(), self.settings.correction, device=self.device)
+            self._scorer = shallow_scorer(self._corrector, self.settings.correction, self.codec)
 
     def read(
         self, items: Sequence[Sequence[bytes]], *, names: Sequence[str] | None = None, explain: bool = False
@@ -196,7 +213,7 @@ class Engine:
                 windows = replace(windows, rows=windows.read.nonzero().squeeze(1)[windows.rows])
             answers = self._answers(encoded.memory, encoded.counts, windows, explain=False)
         stages = {"search": _milliseconds(started)}
-        return [self._prediction(n_best, votes, stages) for n_best, votes in answers]
+        return self._predictions(answers, stages)
 
     def _padded(self, items: Sequence[FrameStack]) -> tuple[Tensor, Tensor, Tensor]:
         frames, mask, sizes = pad_stacks(items, self.processor.padding)
@@ -229,7 +246,7 @@ class Engine:
         encoded = perf_counter()
         answers = self._answers(memory, frame_mask.sum(1).tolist(), windows, explain)
         stages = {**(timings or {}), "encode": (encoded - started) * 1e3, "search": _milliseconds(encoded)}
-        return [self._prediction(n_best, votes, stages) for n_best, votes in answers]
+        return self._predictions(answers, stages)
 
     def _answers(
         self, memory: Memory, counts: list[int], windows: WindowBatch | None, explain: bool
@@ -269,7 +286,7 @@ class Engine:
 
         answers = self._in_turn(frame_mask.sum(1).tolist(), legibility(frames, sizes).tolist(), encode)
         stages = {**timings, "encode": encoding, "search": _milliseconds(started) - encoding}
-        return [self._prediction(n_best, votes, stages) for n_best, votes in answers]
+        return self._predictions(answers, stages)
 
     def _in_turn(
         self, counts: list[int], looks: list[float], encode: Callable[[list[int]], Memory]
@@ -295,16 +312,25 @@ class Engine:
         return VoteRules(settings.vote, settings.vote_floor, length_priors=settings.length_priors, segment=graphemes)
 
     def _hypotheses(self, memory: Memory) -> list[list[Hypothesis]]:
-        return [[self._text(found) for found in item] for item in search(self.recognizer, memory, self.settings)]
+        found = search(self.recognizer, memory, self.settings, self._scorer)
+        return [[self._text(hypothesis) for hypothesis in item] for item in found]
 
     def _text(self, found: TokenHypothesis) -> Hypothesis:
         text, pieces = self.codec.decode(found.tokens), self.codec.pieces(found.tokens)
         return Hypothesis(text, found.log_prob, found.token_log_probs, pieces)
 
-    def _prediction(
-        self, n_best: Sequence[Hypothesis], votes: Sequence[Ballot], timings: dict[str, float]
-    ) -> Prediction:
-        return conclude(n_best, self.settings, votes=tuple(votes), timings=dict(timings), provenance=self.provenance)
+    def _predictions(
+        self, answers: Sequence[tuple[list[Hypothesis], list[Ballot]]], stages: dict[str, float]
+    ) -> list[Prediction]:
+        started = perf_counter()
+        lists = [n_best for n_best, _ in answers]
+        if self._corrector is not None:
+            lists = correct_all(lists, self._corrector)
+            stages = {**stages, "correct": _milliseconds(started)}
+        return [
+            conclude(n_best, self.settings, votes=tuple(votes), timings=dict(stages), provenance=self.provenance)
+            for n_best, (_, votes) in zip(lists, answers, strict=True)
+        ]
 
 
 def prepare_frames(
@@ -319,7 +345,8 @@ def prepare_frames(
 
 
 def conclude(n_best: Sequence[Hypothesis], settings: DecodeSettings, **rest: Any) -> Prediction:
-    """The answer that follows from what was read, or voted for; rest: the other fields of a prediction."""
+    """The answer that follows from what was read, voted for and corrected; rest: the other fields of a prediction."""
+    n_best = calibrate(n_best, settings.calibration)
     best = n_best[0]
     confidence = exp(best.log_prob)
     return Prediction(
