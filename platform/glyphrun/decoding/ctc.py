@@ -93,20 +93,24 @@ def score(
     repeats[:, 1:] = labels[:, 1:] == labels[:, :-1]
     in_blank = torch.full((len(flat), longest + 1), -inf, dtype=torch.float64)
     in_blank[:, 0] = 0.0
-    in_character = torch.full_like(in_blank, -inf)
+    in_character, so_far = torch.full_like(in_blank, -inf), torch.empty_like(in_blank)
     begun = torch.full((len(flat), longest), -inf, dtype=torch.float64)
+    # A line alone is mostly the cost of calls, so the views are taken once and everything is changed in place.
+    before_blank, before, reached = in_blank[:, :-1], so_far[:, :-1], in_character[:, 1:]
+    entering = torch.empty_like(begun)
     shortest = int(last.min())
-    for place in range(int(last.max())):
-        blank, character = blanks[place], emitted[place].take(wanted).double()  # (H, 1), (H, L)
+    for place, (here, blank) in enumerate(zip(emitted[: int(last.max())], blanks, strict=False)):
+        character = here.take(wanted).double()  # (H, L)
         if place >= shortest:
             # Past its end a line says «blank» with certainty, which changes no reading.
             over = (last <= place).unsqueeze(1)
             blank, character = blank.masked_fill(over, 0.0), character.masked_fill(over, -inf)
-        so_far = torch.logaddexp(in_blank, in_character)
-        entering = character + torch.where(repeats, in_blank[:, :-1], so_far[:, :-1])
-        in_character[:, 1:] = torch.logaddexp(in_character[:, 1:] + character, entering)
-        in_blank = so_far + blank
-        begun = torch.logaddexp(begun, entering)
+        torch.logaddexp(in_blank, in_character, out=so_far)
+        torch.where(repeats, before_blank, before, out=entering)
+        entering.add_(character)
+        torch.logaddexp(reached.add_(character), entering, out=reached)
+        torch.add(so_far, blank, out=in_blank)
+        torch.logaddexp(begun, entering, out=begun)
     ended = torch.logaddexp(in_blank, in_character)  # (H, L + 1)
     begun = torch.cat([torch.zeros(len(flat), 1, dtype=torch.float64), begun], dim=1)
     rows = iter(zip(flat, ended.tolist(), begun.tolist(), strict=True))
