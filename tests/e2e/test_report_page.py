@@ -78,10 +78,26 @@ def trial_order(page: Page) -> list[str]:
 def test_every_plot_is_drawn(page: Page) -> None:
     expect(page).to_have_title("demo-digits-2026-05-14 · recognizer report")
     expect(page.locator(".plot svg.main-svg").first).to_be_visible()
-    assert page.locator(".plot").count() == 5
+    assert page.locator(".plot").count() == 7
     assert page.eval_on_selector_all(".plot", "plots => plots.every(plot => plot.querySelector('svg.main-svg'))")
     assert page.locator("[data-figure=curve-exact] .lines path.js-line").count() == 10
     assert page.locator("[data-figure=scatter] .shapelayer path").count() == 1
+
+
+def test_confidence_shows_two_held_out_splits_before_and_after_and_three_curves_with_their_threshold(
+    page: Page,
+) -> None:
+    reliability = page.locator("[data-figure=reliability]")
+    assert reliability.locator(".scatterlayer .trace").count() == 5  # the line, and two splits before and after
+    assert reliability.locator(".errorbar").count() == 20
+    assert reliability.locator(".points path").count() == 40
+    coverage = page.locator("[data-figure=coverage]")
+    assert coverage.locator("path.js-line").count() == 3 and coverage.locator(".points path").count() == 3
+    expect(coverage.locator(".annotation-text")).to_contain_text("98 % right")
+    page.get_by_role("link", name="Confidence").click()
+    expect(page.get_by_role("heading", name="Confidence")).to_be_in_viewport()
+    table = page.get_by_role("region", name="Calibration of the winner on each split")
+    assert table.locator("tbody th").all_inner_texts() == ["val", "test", "unseen"]
 
 
 def test_a_header_sorts_both_ways_and_keeps_trials_without_a_value_last(page: Page) -> None:

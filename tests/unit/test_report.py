@@ -14,8 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from glyphrun.decoding.settings import DecodeSettings
+from glyphrun.evaluation.calibration import Answers
 from glyphrun.report import curves, errors, tables, tradeoff
+from glyphrun.report.confidence import confidence_section
 from glyphrun.report.render import Example, render_report
+from glyphrun.sweeps.confidence import settle_confidence
 
 FAMILIES = (
     ("Temporal PARSeq", "parseq-digits-nano", 0.953, 11.0),
@@ -130,7 +134,19 @@ def sample_results(seed: int = 7) -> dict[str, Any]:
                 [("74", "14", 6), ("38", "33", 3), ("97", "91", 4), ("53", "33", 2), ("96", "69", 2), ("20", "26", 1), ("85", "35", 1)],
             ),
         },
+        "confidence": sample_confidence(),
     }  # fmt: skip
+
+
+def sample_confidence(temperature: float = 1.8, precision: float | None = 0.98, seed: int = 5) -> dict[str, Any]:
+    """What a sweep says of a winner's confidence that is right once val's temperature is taken out of it."""
+    rng = np.random.default_rng(seed)
+    read = {}
+    for split, n, odds, drift in (("val", 600, 4.2, 1.0), ("test", 800, 4.1, 1.1), ("unseen", 500, 3.2, 1.3)):
+        honest = rng.normal(odds, 1.9, n)
+        log_probs, right = -np.logaddexp(0, -honest * temperature * drift), rng.random(n) < 1 / (1 + np.exp(-honest))
+        read[split] = Answers(log_probs, right, np.repeat(log_probs / 2, 2), np.repeat(right, 2))
+    return settle_confidence(DecodeSettings(), read, precision)[1]
 
 
 def split_scores(
@@ -368,6 +384,95 @@ def test_the_heat_map_counts_substitutions_of_equally_long_readings_only() -> No
     assert cells[7][1] == 6 and cells[1][7] == 2
     assert sum(cell or 0 for row in cells for cell in row) == 8
     assert errors.character_confusions([{"truth": "64", "reading": "6", "n": 9}]) is None
+
+
+def test_confidence_says_what_val_settled_and_what_it_gives_on_other_splits(tmp_path: Path) -> None:
+    results = sample_results()
+    page, source = rendered(results, tmp_path)
+    said = results["confidence"]
+    temperature = said["temperature"]["value"]
+    assert 1.5 < temperature < 2.2
+    kept = said["splits"]["test"]["answered"]
+    for sentence in (
+        f"On the 600 answers of val, confidences claimed too much; a temperature of {temperature:.2f} draws them towards",
+        f"Answers under {100 * said['abstain_below']:.1f} % are marked abstained: on val, 98 % of the others are right",
+        f"; on test {100 * kept['precision']:.1f} % are (95 % CI {100 * kept['precision_ci'][0]:.1f} to",
+    ):
+        assert sentence in page.text, sentence
+    assert 'href="#confidence"' in source
+    section = confidence_section(results)
+    assert section is not None
+    assert [row.name for row in section.rows] == ["val", "test", "unseen"]
+    ece = said["splits"]["unseen"]["ece"]["after"]
+    cells = dict(zip(section.columns, section.rows[2].cells, strict=True))
+    assert cells["ECE"].text == f"{100 * ece['value']:.1f}\u00a0%"
+    assert cells["ECE"].note == f"{100 * ece['ci'][0]:.1f} to {100 * ece['ci'][1]:.1f}"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"abstention": None, "abstain_below": 0.0}, "No answer is marked abstained, for the experiment states no precision"),
+        ({"abstention": None, "abstain_below": 0.3}, "Answers under 30.0 % are marked abstained, as the decode settings declare"),
+        (
+            {"abstention": {"precision": 0.995, "reason": "no threshold attains it"}, "abstain_below": 0.0},
+            "asks that 99.5 % of the answers be right, and none is marked abstained: no threshold attains it.",
+        ),
+        ({"temperature": {"value": 1.0, "reason": "nothing was wrong"}}, "Confidences are left as they come: nothing was wrong."),
+        ({"temperature": {"value": 0.5, "reason": None}}, "claimed too little; a temperature of 0.50 draws them away from one half"),
+    ],
+)  # fmt: skip
+def test_confidence_that_was_not_settled_says_why(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    results = sample_results()
+    results["confidence"] |= change
+    page, _ = rendered(results, tmp_path)
+    assert said in page.text
+
+
+def test_a_temperature_that_makes_another_split_worse_is_not_praised(tmp_path: Path) -> None:
+    results = sample_results()
+    assert "does not help" not in rendered(results, tmp_path)[0].text
+    ece = results["confidence"]["splits"]["unseen"]["ece"]
+    ece["after"]["value"] = ece["before"]["value"] + 0.01
+    assert (
+        "On unseen it does not help: the calibration error is larger than before."
+        in rendered(results, tmp_path)[0].text
+    )
+
+
+def test_results_that_say_nothing_of_confidence_have_no_section(tmp_path: Path) -> None:
+    results = sample_results()
+    del results["confidence"]
+    page, source = rendered(results, tmp_path)
+    assert 'href="#confidence"' not in source and not any(tag.get("data-figure") == "coverage" for _, tag in page.tags)
+
+
+def test_points_of_confidence_stand_where_the_results_put_them() -> None:
+    said = sample_results()["confidence"]
+    section = confidence_section({"confidence": said})
+    assert section is not None
+    after = next(trace for trace in section.figures["reliability"]["data"] if trace["name"] == "test, calibrated")
+    bins = said["splits"]["test"]["reliability"]["after"]
+    stated = [min(bin["confidence"], 0.9999) for bin in bins]
+    assert after["x"] == pytest.approx([math.log(share / (1 - share)) for share in stated])
+    assert after["y"] == [bin["right"] for bin in bins]
+    coverage = section.figures["coverage"]
+    kept = [trace for trace in coverage["data"] if trace["name"].endswith("at the threshold")]
+    assert [(trace["x"][0], trace["y"][0]) for trace in kept] == [
+        (split["answered"]["coverage"], 1 - split["answered"]["precision"]) for split in said["splits"].values()
+    ]
+    assert coverage["layout"]["shapes"][0]["y0"] == pytest.approx(0.02)
+    assert coverage["layout"]["yaxis"]["range"][1] > max(
+        split["risk_coverage"]["risk"][-1] for split in said["splits"].values()
+    )
+
+
+def test_a_split_of_any_name_is_shown_and_stays_text(tmp_path: Path) -> None:
+    results = sample_results()
+    attack = "</script><b>held out</b>"
+    results["confidence"]["splits"][attack] = results["confidence"]["splits"].pop("unseen")
+    page, source = rendered(results, tmp_path)
+    assert attack in page.text and attack not in source
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ information to those who do not see the colour.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,12 @@ _SHAPES = (
     ("pentagon", "longdash", "M0 -5.5 L5.5 -1.5 L3.5 5 H-3.5 L-5.5 -1.5 Z", "11 4"),
     ("hexagon", "longdashdot", "M-3 -5 H3 L6 0 L3 5 H-3 L-6 0 Z", "11 3 2 3"),
 )
+_SPLITS = {"test": 0, "unseen": 1, "val": 2}  # the shapes of the splits that have a colour of their own
 
 
 @dataclass(frozen=True)
 class Mark:
-    """How one family is drawn: Plotly's marker and dash, and the same two as SVG path and stroke-dasharray."""
+    """How one family, or one split, is drawn: Plotly's marker and dash, and the same two as SVG path and stroke-dasharray."""
 
     family: str
     colour: str
@@ -46,3 +47,14 @@ def family_marks(trials: Sequence[Mapping[str, Any]]) -> dict[str, Mark]:
 def family_of(trial: Mapping[str, Any]) -> str:
     """The trial's family; trials without one make a family of their own."""
     return str(trial.get("family") or "other")
+
+
+def split_marks(names: Iterable[str]) -> dict[str, Mark]:
+    """A mark for each split: the colour of its bars, or for a split of any other name one that these leave free."""
+    marks = {}
+    for index, name in enumerate(names):
+        place = _SPLITS.get(name, len(_SPLITS) + index) % len(_SHAPES)
+        symbol, dash, path, svg_dash = _SHAPES[place]
+        colour = f"var(--split-{name}-line)" if name in _SPLITS else f"var(--series-{place + 1})"
+        marks[name] = Mark(name, colour, symbol, dash, path, svg_dash)
+    return marks

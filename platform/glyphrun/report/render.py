@@ -13,6 +13,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
 from glyphrun.report import curves, errors, tables, tradeoff
+from glyphrun.report.confidence import confidence_section
 from glyphrun.report.palette import family_marks
 from glyphrun.report.tracklets import Example, cards
 from glyphrun.report.wording import duration, finite, milliseconds, moment, percent
@@ -54,6 +55,7 @@ def _page(results: Mapping[str, Any], examples: Sequence[Example]) -> dict[str, 
     wrong = tables.confusions(splits)
     confusions = [confusion for name in ("test", "unseen") for confusion in _confusions(splits, name)]
     shown = cards(examples)
+    confidence = confidence_section(results)
     return {
         "plotly": Markup(get_plotlyjs()),
         "style": Markup((_HERE / "report.css").read_text("utf-8")),
@@ -81,9 +83,11 @@ def _page(results: Mapping[str, Any], examples: Sequence[Example]) -> dict[str, 
             "curve-loss": curves.learning_curves(results, "train_loss"),
             "lengths": errors.exact_by_length(results),
             "characters": errors.character_confusions(confusions),
+            **(confidence.figures if confidence else {}),
         },
         "confusions": wrong[:15],
         "confusions_left": len(wrong[15:]),
+        "confidence": confidence,
         "cards": shown,
         "right": sum(card.right for card in shown),
         "provenance": tables.provenance(results),

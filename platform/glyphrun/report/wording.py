@@ -22,6 +22,11 @@ def percent(value: object, digits: int = 1) -> str:
     return ABSENT if number is None else f"{100 * number:.{digits}f}\u00a0%"
 
 
+def stated_percent(share: float) -> str:
+    """A share that somebody stated, with the digits that it was stated with: ``0.98`` as ``98 %``."""
+    return f"{100 * share:.6g}\u00a0%"
+
+
 def percent_range(ends: Sequence[float] | None) -> str:
     """A 95 % confidence interval, ``93.8 to 96.6``, in per cent."""
     low, high = (finite(end) for end in ends) if ends else (None, None)

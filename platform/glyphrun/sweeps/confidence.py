@@ -19,7 +19,7 @@ from glyphrun.evaluation.calibration import (
     reliability,
 )
 
-CURVE_POINTS = 200
+CURVE_POINTS = 100
 
 
 def settle_confidence(
