@@ -96,8 +96,9 @@ class Budget(BaseModel):
 class Experiment(BaseModel):
     """A sweep as it is declared. trials are spread evenly over the candidates.
 
-    abstain_for_precision: the share of the winner's answers that is to be right; those under the confidence that attains
-    it on val are marked abstained.
+    workers_per_trial: processes that share each batch of a trial, on one machine or several, each with cpus_per_trial
+    cores and, where there are GPUs, one of them. abstain_for_precision: the share of the winner's answers that is to be
+    right; those under the confidence that attains it on val are marked abstained.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -108,6 +109,7 @@ class Experiment(BaseModel):
     scheduler: Asha = Asha()
     budget: Budget = Budget()
     trials: int = Field(9, ge=1)
+    workers_per_trial: int = Field(1, ge=1)
     cpus_per_trial: int = Field(1, ge=1)
     abstain_for_precision: float | None = Field(None, gt=0, lt=1)
     seed: int = 0

@@ -7,7 +7,7 @@ that the scheduler of a resumed sweep knows all that the first one knew, and no 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,26 +19,21 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from glyphrun.data.batches import load_split
 from glyphrun.data.sample import read_card
-from glyphrun.engine import Engine
-from glyphrun.evaluation.evaluate import Scores, evaluate
 from glyphrun.images import ImageProcessor
-from glyphrun.models.recognizer import Recognizer
 from glyphrun.models.zoo import parse_settings
-from glyphrun.recipe import codec_for, processor_for
+from glyphrun.recipe import processor_for
+from glyphrun.sweeps.distributed import DistributedTrial, trials_at_once
 from glyphrun.sweeps.experiment import Experiment, ExperimentError, Trial, plan_trials
+from glyphrun.sweeps.training import earlier_metrics, train_trial
 from glyphrun.sweeps.trials import (
     Outcome,
     TrialRecord,
-    checkpoint_folder,
     read_outcome,
     read_record,
-    read_reports,
     trial_folder,
     write_json,
     write_outcome,
 )
-from glyphrun.training.fit import TrainingDiverged, fit
-from glyphrun.training.start import check_samples, start_recognizer
 
 OnReport = Callable[[str, dict[str, Any]], None]
 
@@ -56,6 +51,8 @@ def run_sweep(
     cores = ray.cluster_resources().get("CPU", 0)
     if experiment.cpus_per_trial > cores:
         raise ExperimentError(f"cpus_per_trial is {experiment.cpus_per_trial} and the cluster has {cores:g}: lower it")
+    resources: dict[str, float] = {"CPU": experiment.cpus_per_trial, "GPU": int(torch.cuda.is_available())}
+    at_once = trials_at_once(experiment, trials, resources)
     for trial in trials:
         folder = trial_folder(run_dir, trial)
         folder.mkdir(parents=True, exist_ok=True)
@@ -65,12 +62,19 @@ def run_sweep(
         processor: tuple(load_split(dataset, split, processor) for split in ("train", "val"))
         for processor in {processor_for(parse_settings(trial.settings)) for trial in trials}
     }
-    trainable = partial(
-        _train_trial,
-        run_dir=run_dir,
-        charset=read_card(dataset).charset,
-        splits={processor: ray.put(parts) for processor, parts in splits.items()},
-    )
+    given: dict[str, Any] = {
+        "run_dir": run_dir,
+        "charset": read_card(dataset).charset,
+        "splits": {processor: ray.put(parts) for processor, parts in splits.items()},
+    }
+    if experiment.workers_per_trial == 1:
+        trainable = tune.with_resources(partial(_train_trial, **given), tune.PlacementGroupFactory([resources]))
+    else:
+        shared = tune.with_parameters(
+            DistributedTrial, workers=experiment.workers_per_trial, resources=resources, **given
+        )
+        # Its workers reserve what they need themselves, outside of what Tune reserves, which must be something.
+        trainable = tune.with_resources(shared, tune.PlacementGroupFactory([{"memory": 1}]))
     scheduler = AsyncHyperBandScheduler(
         time_attr="step",
         max_t=max(trial.train.steps for trial in trials),
@@ -78,14 +82,15 @@ def run_sweep(
         reduction_factor=experiment.scheduler.reduction,
     )
     tuner = tune.Tuner(
-        tune.with_resources(trainable, {"cpu": experiment.cpus_per_trial, "gpu": int(torch.cuda.is_available())}),
+        trainable,
         param_space={"trial": tune.grid_search([trial.model_dump(mode="json") for trial in trials])},
-        tune_config=tune.TuneConfig(metric="exact", mode="max", scheduler=scheduler),
+        tune_config=tune.TuneConfig(metric="exact", mode="max", scheduler=scheduler, max_concurrent_trials=at_once),
         run_config=tune.RunConfig(
             name=f"attempt-{sum(1 for _ in (run_dir / 'tune').glob('attempt-*')) + 1}",
             storage_path=str(run_dir / "tune"),
             callbacks=[_Watch(run_dir, on_report, on_end)],
             failure_config=tune.FailureConfig(max_failures=1),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a trial's folder holds its own
             verbose=0,
         ),
     )
@@ -112,42 +117,15 @@ def _train_trial(
     folder = trial_folder(run_dir, trial)
     outcome = read_outcome(folder)
     if outcome is not None:
-        for earlier in read_reports(folder):
-            tune.report(_metrics(earlier))
+        for earlier in earlier_metrics(folder):
+            tune.report(earlier)
         if outcome.status == "failed":
             raise RuntimeError(outcome.reason)
         return
     torch.set_num_threads(max(int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)), 1))
-    settings = parse_settings(trial.settings)
-    processor = processor_for(settings)
-    train, val = ray.get(splits[processor])
-    codec = codec_for(settings, charset, (*train.texts, *val.texts))
-    recognizer, moved = start_recognizer(settings, codec, trial.start, trial.train.seed)
-    check_samples(recognizer, codec, train)
-    if moved:
-        write_json(folder / "transfer.json", [asdict(tensor) for tensor in moved])
-
-    def score(trained: Recognizer) -> Scores:
-        return evaluate(Engine(trained, codec, processor, trial.decode), val)
-
-    try:
-        for report in fit(recognizer, codec, processor, train, score, trial.train, checkpoint_folder(folder)):
-            tune.report(_metrics(asdict(report)))
-    except TrainingDiverged as error:
-        write_outcome(folder, Outcome("failed", str(error)))
-        raise
-    write_outcome(folder, Outcome("finished"))
-
-
-def _metrics(report: dict[str, Any]) -> dict[str, Any]:
-    scores = report["scores"]
-    return {
-        "step": report["step"],
-        "seconds": report["seconds"],
-        "train_loss": report["train_loss"],
-        "exact": scores["exact"],
-        "cer": scores["cer"],
-    }
+    train, val = ray.get(splits[processor_for(parse_settings(trial.settings))])
+    for told in train_trial(trial, folder, charset, train, val):
+        tune.report(told)
 
 
 class _Watch(tune.Callback):

@@ -1,0 +1,195 @@
+"""Trials that several workers share: Ray Train starts them, gradients are reduced between them, Tune schedules the trial."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from pathlib import Path
+from textwrap import shorten
+from threading import Thread
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+from ray import tune
+
+from glyphrun.images import ImageProcessor
+from glyphrun.models.zoo import parse_settings
+from glyphrun.recipe import processor_for
+from glyphrun.sweeps.experiment import Experiment, ExperimentError, Trial
+from glyphrun.sweeps.training import earlier_metrics, train_trial
+from glyphrun.sweeps.trials import read_outcome, trial_folder
+from glyphrun.training.parallel import Workers
+
+EVALUATION_S = (
+    6 * 3600
+)  # workers wait for the first one's evaluation in an exchange, which must not be taken for a hang
+STARTS = 10  # attempts to find room, a minute each
+WIND_DOWN_S = 60
+
+
+def trials_at_once(experiment: Experiment, trials: list[Trial], resources: dict[str, float]) -> int | None:
+    """How many trials of several workers there is room for; None for one worker a trial, where Tune sees to it.
+
+    Train's workers stand outside of what Tune reserves for a trial, so without a limit trials would wait for each other.
+    Raises ExperimentError if there is room for none, or a batch is too small to be shared.
+    """
+    workers = experiment.workers_per_trial
+    if workers == 1:
+        return None
+    for trial in trials:
+        if trial.train.batch_size < workers:
+            raise ExperimentError(
+                f"trial {trial.id} has a batch_size of {trial.train.batch_size}, which {workers} workers cannot share: "
+                "raise it or lower workers_per_trial"
+            )
+    needed = {name: amount for name, amount in resources.items() if amount}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    room = sum(min(int(node.get(name, 0) // amount) for name, amount in needed.items()) for node in nodes)
+    if room < workers:
+        each = " and ".join(f"{amount:g} {name}" for name, amount in needed.items())
+        raise ExperimentError(
+            f"workers_per_trial is {workers}, each with {each}, and the cluster has room for {room}: lower "
+            "workers_per_trial or cpus_per_trial"
+        )
+    return room // workers
+
+
+class WorkersFailed(RuntimeError):
+    """A worker ended before its training; the message says which and why."""
+
+
+class DistributedTrial(tune.Trainable):
+    """A trial whose batches are shared by workers in processes of their own, on one machine or several.
+
+    It is a class because of how it is stopped: workers hold a placement group of theirs, which outlives a trial that is
+    killed, and Tune gives no function the time to let go of it. A report is handed over as ``tune.report`` does it: the
+    workers wait until the scheduler has decided, so a stopped trial has no step beyond its last report.
+    """
+
+    def setup(  # type: ignore[override] # what with_parameters holds comes as further arguments
+        self,
+        config: dict[str, Any],
+        *,
+        run_dir: Path,
+        charset: str,
+        splits: dict[ImageProcessor, ray.ObjectRef],
+        workers: int,
+        resources: dict[str, float],
+    ) -> None:
+        trial = Trial.model_validate(config["trial"])
+        folder = trial_folder(run_dir, trial)
+        self.outcome, self.earlier = read_outcome(folder), deque(earlier_metrics(folder))
+        self.steps, self.workers = trial.train.steps, workers
+        self.training: Thread | None = None
+        if self.outcome is not None:
+            return
+        self.failure: WorkersFailed | None = None
+        self.mailbox: Any = ray.remote(num_cpus=0)(_Mailbox).remote()
+        trainer = ray.train.torch.TorchTrainer(
+            _work,
+            train_loop_config={
+                "trial": config["trial"],
+                "folder": folder,
+                "charset": charset,
+                "split": splits[processor_for(parse_settings(trial.settings))],
+                "mailbox": self.mailbox,
+                "threads": int(resources["CPU"]),
+            },
+            torch_config=ray.train.torch.TorchConfig(timeout_s=EVALUATION_S),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=workers, use_gpu=resources["GPU"] > 0, resources_per_worker=resources
+            ),
+            # mypy sees the configurations of an older ray.train, which these names no longer mean.
+            run_config=ray.train.RunConfig(  # type: ignore[call-arg]
+                name=trial.id,
+                storage_path=str(run_dir / "tune" / "workers"),
+                failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]
+                    max_failures=0, controller_failure_limit=STARTS
+                ),
+                logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+            ),
+        )
+        self.training = Thread(target=self._train, args=(trainer,), daemon=True)
+        self.training.start()
+
+    def _train(self, trainer: ray.train.torch.TorchTrainer) -> None:
+        try:
+            trainer.fit()
+        except Exception as error:
+            self.failure = WorkersFailed(_reason(error, self.workers))
+        finally:
+            ray.get(self.mailbox.close.remote())
+
+    def step(self) -> dict[str, Any]:
+        """The next report."""
+        if self.training is None:
+            return self._earlier_step()
+        told: dict[str, Any] | None = ray.get(self.mailbox.receive.remote())
+        if told is None:
+            raise self.failure or WorkersFailed("the workers ended without a last report")
+        return {**told, "done": told["step"] >= self.steps}
+
+    def _earlier_step(self) -> dict[str, Any]:
+        assert self.outcome is not None
+        if not self.earlier:
+            raise RuntimeError(self.outcome.reason)
+        return {**self.earlier.popleft(), "done": not self.earlier and self.outcome.status != "failed"}
+
+    def cleanup(self) -> None:
+        """Workers end together at their next report, and Train takes back what they held."""
+        if self.training is not None:
+            ray.get(self.mailbox.stop.remote())
+            self.training.join(WIND_DOWN_S)
+
+
+class _Mailbox:
+    """Reports on their way from the first worker to the trial, which answers each: go on, or stop."""
+
+    def __init__(self) -> None:
+        self.reports: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        self.answers: asyncio.Queue[bool] = asyncio.Queue()
+        self.unanswered = False
+
+    async def send(self, report: dict[str, Any]) -> bool:
+        await self.reports.put(report)
+        return await self.answers.get()
+
+    async def receive(self) -> dict[str, Any] | None:
+        if self.unanswered:
+            await self.answers.put(True)
+        report = await self.reports.get()
+        self.unanswered = report is not None
+        return report
+
+    async def stop(self) -> None:
+        await self.answers.put(False)
+
+    async def close(self) -> None:
+        await self.reports.put(None)
+
+
+def _work(config: dict[str, Any]) -> None:
+    """What each worker does, in torch.distributed's group that Train has made."""
+    torch.set_num_threads(max(config["threads"], 1))
+    context, device = ray.train.get_context(), ray.train.torch.get_device()
+    workers = Workers(context.get_world_rank(), context.get_world_size())
+    train, val = ray.get(config["split"])
+    trial = Trial.model_validate(config["trial"])
+    told = train_trial(trial, config["folder"], config["charset"], train, val, workers=workers, device=device)
+    for report in told:
+        go_on = ray.get(config["mailbox"].send.remote(report)) if workers.first else True
+        if not workers.broadcast(go_on, device):
+            return
+
+
+def _reason(error: Exception, workers: int) -> str:
+    """The failure of the worker that failed first: the others lose the connection to it."""
+    failures = getattr(error, "worker_failures", None)
+    if not failures:
+        return shorten(str(error).strip().splitlines()[-1], 400, placeholder="…")
+    said = {rank: str(failure).strip().splitlines()[-1] for rank, failure in failures.items()}
+    rank = min(said, key=lambda rank: ("gloo" in said[rank] or "nccl" in said[rank].lower(), rank))
+    return shorten(f"worker {rank + 1} of {workers} failed: {said[rank]}", 400, placeholder="…")

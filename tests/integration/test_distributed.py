@@ -1,0 +1,225 @@
+"""Trials that two workers share, under a real Ray: the curve of one worker, and what is left when something ends early."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+import torch
+from ray import tune
+from safetensors.torch import load_file
+
+from glyphrun.data.batches import load_split
+from glyphrun.data.simulate import SimulatorSettings
+from glyphrun.data.stream import simulate_dataset
+from glyphrun.models.zoo import parse_settings
+from glyphrun.recipe import processor_for
+from glyphrun.sweeps.distributed import DistributedTrial
+from glyphrun.sweeps.experiment import Experiment, ExperimentError, plan_trials
+from glyphrun.sweeps.train import run_sweep
+from glyphrun.sweeps.trials import TrialRecord, read_outcome, read_reports, trial_folder
+from glyphrun.text import DIGITS
+
+COUNTS = {"train": 96, "val": 24, "test": 16, "unseen": 16}
+# No batch norm, which takes the statistics of each share, and nothing random.
+TINY = {
+    "encoder": {"stem": "patch", "image": [40, 40], "patch": [8, 8], "width": 16, "depth": 1, "heads": 2},
+    "decoder_heads": 2,
+    "dropout": 0.0,
+}
+TRAIN = {"steps": 24, "batch_size": 8, "evaluate_every": 4, "checkpoint_every": 6, "warmup": 2, "augment": None}
+
+
+def declare(workers: int, candidates: list[dict[str, Any]], **changes: Any) -> Experiment:
+    """One trial of each candidate, and no rung at which one could be stopped."""
+    return Experiment.model_validate(
+        {
+            "name": "shared",
+            "trials": len(candidates),
+            "train": TRAIN,
+            "scheduler": {"grace_steps": 24},
+            "candidates": candidates,
+            "workers_per_trial": workers,
+            **changes,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def local_ray():
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def dataset(local_ray, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("distributed") / "data"
+    simulate_dataset(folder, SimulatorSettings(), COUNTS, seed=5)
+    return folder
+
+
+def sweep(experiment: Experiment, dataset: Path, folder: Path, on_report=lambda *_: None) -> list[TrialRecord]:
+    return run_sweep(experiment, dataset, folder, on_report, lambda *_: None)
+
+
+def ray_processes() -> list[psutil.Process]:
+    """What Tune and Train have started for trials with several workers."""
+    names = ("RayTrainWorker", "TrainController", "DistributedTrial", "ResourceTrainable", "_Mailbox")
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if any(name in " ".join(process.cmdline()) for name in names):
+                found.append(process)
+        except psutil.Error:
+            continue  # it has just ended
+    return found
+
+
+def everything_is_given_back(within: float = 30) -> bool:
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        if not ray_processes() and ray.available_resources().get("CPU") == 2:
+            return True
+        time.sleep(0.5)
+    return False
+
+
+WHOLE = {"family": "whole", "recognizer": "parseq-tiny", "changes": {**TINY, "fusion": "none"}}
+ACCUMULATED = {
+    "family": "accumulated",
+    "recognizer": "parseq-tiny",
+    "changes": {**TINY, "fusion": "attention"},
+    "train": {"accumulate": 2},
+}
+DIVERGING = {**WHOLE, "family": "diverging", "train": {"learning_rate": 1e30, "clip": 1e30, "warmup": 0}}
+
+
+@pytest.fixture(scope="module")
+def alone(dataset, tmp_path_factory):
+    """Two trials of one worker each."""
+    return sweep(declare(1, [WHOLE, ACCUMULATED]), dataset, tmp_path_factory.mktemp("alone"))
+
+
+def losses(record: TrialRecord) -> list[float]:
+    assert [report["step"] for report in record.reports] == [4, 8, 12, 16, 20, 24]
+    return [report["train_loss"] for report in record.reports]
+
+
+def assert_same_weights(one: TrialRecord, other: TrialRecord) -> None:
+    weights, expected = (load_file(record.checkpoint / "weights.safetensors") for record in (one, other))
+    assert weights.keys() == expected.keys()
+    moved = 0.0
+    for key in expected:
+        if key.endswith(("in_proj_bias", "qkv.bias")):
+            weights[key][16:32] = expected[key][16:32]  # of the keys, which have no gradient but rounding
+        if key != "fusion.legibility.bias":  # nor has what shifts all frames of a softmax
+            torch.testing.assert_close(weights[key], expected[key], atol=1e-3, rtol=1e-3)
+        moved = max(moved, float(expected[key].abs().max()))
+    assert moved > 0.01
+
+
+@pytest.mark.slow
+def test_two_workers_have_the_curve_and_the_weights_of_one_with_twice_the_batch(alone, dataset, tmp_path):
+    """Each takes 4 of 8 items, one trial also over 2 batches a step; what diverges says so from a worker."""
+    *shared, diverging = sweep(declare(2, [WHOLE, ACCUMULATED, DIVERGING]), dataset, tmp_path)
+    for one, other in zip(shared, alone, strict=True):
+        assert one.outcome.status == other.outcome.status == "finished"
+        assert losses(one) == pytest.approx(losses(other), abs=1e-3)
+        assert losses(one)[-1] < 0.95 * losses(one)[0]
+        assert_same_weights(one, other)
+    assert diverging.outcome.status == "failed"
+    assert "lower the learning rate" in str(diverging.outcome.reason)
+    assert everything_is_given_back()
+
+
+@pytest.mark.slow
+def test_a_trial_that_the_scheduler_stops_gives_everything_back_and_has_no_step_beyond(alone, dataset, tmp_path):
+    """Two trials, one after the other on the same two cores; what was stopped can be continued to the same end."""
+    experiment = declare(2, [WHOLE, ACCUMULATED])
+    trials = plan_trials(experiment)
+    for trial in trials:
+        trial_folder(tmp_path, trial).mkdir(parents=True)
+    processor = processor_for(parse_settings(trials[0].settings))
+    data = ray.put(tuple(load_split(dataset, split, processor) for split in ("train", "val")))
+    trainable = tune.with_parameters(
+        DistributedTrial,
+        run_dir=tmp_path,
+        charset=DIGITS,
+        splits={processor: data},
+        workers=2,
+        resources={"CPU": 1, "GPU": 0},
+    )
+    tune.Tuner(
+        tune.with_resources(trainable, tune.PlacementGroupFactory([{"memory": 1}])),
+        param_space={"trial": tune.grid_search([trial.model_dump(mode="json") for trial in trials])},
+        tune_config=tune.TuneConfig(metric="exact", mode="max", max_concurrent_trials=1),
+        run_config=tune.RunConfig(
+            storage_path=str(tmp_path / "tune"),
+            stop={"step": 8},
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            verbose=0,
+        ),
+    ).fit()
+    assert everything_is_given_back()
+    for trial in trials:
+        folder = trial_folder(tmp_path, trial)
+        assert [report["step"] for report in read_reports(folder)] == [4, 8]
+        assert read_outcome(folder) is None
+    for one, other in zip(sweep(experiment, dataset, tmp_path), alone, strict=True):
+        assert losses(one) == pytest.approx(losses(other), abs=1e-3)
+        assert_same_weights(one, other)
+
+
+def kill_a_worker() -> None:
+    workers = [process for process in ray_processes() if "RayTrainWorker" in " ".join(process.cmdline())]
+    assert len(workers) == 2
+    os.kill(workers[0].pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_once_costs_the_steps_since_the_checkpoint_and_nothing_else(alone, dataset, tmp_path):
+    killed: list[int] = []
+
+    def kill(_: str, report: dict[str, Any]) -> None:
+        if report["step"] == 8 and not killed:
+            killed.append(report["step"])
+            kill_a_worker()
+
+    (record,) = sweep(declare(2, [WHOLE]), dataset, tmp_path, kill)
+    assert killed == [8]
+    assert record.outcome.status == "finished"
+    assert losses(record) == pytest.approx(losses(alone[0]), abs=1e-3)
+    assert_same_weights(record, alone[0])
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_again_fails_the_trial_with_its_reason_and_leaves_nothing_behind(dataset, tmp_path):
+    (record,) = sweep(declare(2, [WHOLE]), dataset, tmp_path, lambda *_: kill_a_worker())
+    assert record.outcome.status == "failed"
+    assert "worker " in str(record.outcome.reason)
+    assert "of 2 failed: The actor is dead because its worker process has died" in str(record.outcome.reason)
+    assert everything_is_given_back()
+
+
+def test_more_workers_than_the_cluster_has_room_for_are_refused_at_once(dataset, tmp_path):
+    with pytest.raises(
+        ExperimentError, match="workers_per_trial is 3, each with 1 CPU, and the cluster has room for 2"
+    ):
+        sweep(declare(3, [WHOLE]), dataset, tmp_path)
+    with pytest.raises(
+        ExperimentError, match="workers_per_trial is 2, each with 2 CPU, and the cluster has room for 1"
+    ):
+        sweep(declare(2, [WHOLE], cpus_per_trial=2), dataset, tmp_path)
+
+
+def test_a_batch_that_workers_cannot_share_is_refused_at_once(dataset, tmp_path):
+    single = {**WHOLE, "train": {"batch_size": 1}}
+    with pytest.raises(ExperimentError, match="has a batch_size of 1, which 2 workers cannot share"):
+        sweep(declare(2, [single]), dataset, tmp_path)
