@@ -6,7 +6,8 @@ with the norms and activations of a block. Processor time of the encoder of pars
 on a busy machine: float32 1,389 ms, int8 eager 1,016 ms, int8 compiled 648 ms. torchao's tensor class is a tenth slower
 compiled, and eager it takes 250 µs for a single row, where float32 takes 20. torch's older dynamic int8 layers are as fast
 as the compiled ones without compiling, but share one scale in a whole batch: they err four times as much, and a reading
-would depend on what else is in its batch. Compiling float32 or bfloat16 brings 1 to 3 %. benchmarks/quantized.py measures again.
+would depend on what else is in its batch. Compiling float32 or bfloat16 brings 1 to 3 %. benchmarks/quantized.py
+measures whole recognizers again.
 
 Few weights do not pay: for a single row a layer of 192 × 768 takes 19 µs in float32 and 23 to 40 in int8. Such a layer is
 multiplied in float32 by the same weights.
