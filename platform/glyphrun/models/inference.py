@@ -1,16 +1,16 @@
 """A trained recognizer's form for reading in int8: the products of its large linear layers are those of 8-bit integers.
 
 torch's own integer product makes 400 G operations/s on a core with AVX512-VNNI, float32 100. What stands around it in
-eager mode (a pass each for maximum, division, rounding, cast and both scales) takes as long again; torch.compile fuses it
-with the norms and activations of a block. Processor time of the encoder of parseq-tiny on such a core, batch 64, measured
-on a busy machine: float32 1,389 ms, int8 eager 1,016 ms, int8 compiled 648 ms. torchao's tensor class is a tenth slower
-compiled, and eager it takes 250 µs for a single row, where float32 takes 20. torch's older dynamic int8 layers are as fast
-as the compiled ones without compiling, but share one scale in a whole batch: they err four times as much, and a reading
-would depend on what else is in its batch. Compiling float32 or bfloat16 brings 1 to 3 %. benchmarks/quantized.py
-measures whole recognizers again.
+eager mode (a pass each for maximum, division, rounding, cast and both scales) takes as long again; torch.compile
+fuses it with the norms and activations of a block. The encoder of parseq-tiny on such a core, batch 32, best of six
+on a busy machine: float32 626 ms, int8 eager 459 ms, int8 compiled 317 ms. torchao's tensor class is an eighth slower
+compiled, and eager it takes 250 µs for a single row, where float32 takes 20. torch's older dynamic int8 layers are
+nearly as fast as the compiled ones without compiling, but share one scale in a whole batch: they err four times as
+much, and a reading would depend on what else is in its batch. Compiling float32 or bfloat16 brings 1 to 3 %.
+benchmarks/quantized.py measures whole recognizers again.
 
-Few weights do not pay: for a single row a layer of 192 × 768 takes 19 µs in float32 and 23 to 40 in int8. Such a layer is
-multiplied in float32 by the same weights.
+Few weights do not pay: for a single row a layer of 192 × 768 takes 19 µs in float32 and 23 to 40 in int8. Such a
+layer is multiplied in float32 by the same weights.
 """
 
 from __future__ import annotations
