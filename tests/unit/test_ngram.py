@@ -34,9 +34,9 @@ def some_texts(count: int, seed: int = 0) -> list[tuple[str, int]]:
     rows = rng.dirichlet(np.full(6, 0.4), size=6)
     texts = []
     for _ in range(count):
-        place, text = rng.integers(6), ""
+        place, text = int(rng.integers(6)), ""
         for _ in range(rng.integers(1, 9)):
-            place = rng.choice(6, p=rows[place])
+            place = int(rng.choice(6, p=rows[place]))
             text += "abc é\u0b15"[place]
         texts.append((text, 1))
     return texts
