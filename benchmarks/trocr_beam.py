@@ -4,7 +4,7 @@
 
 The model is of a middling size with random weights. Such weights never end a text by themselves, so one feature is kept
 for it: it rises along the text and begins at another height for every picture, and only the end token looks at it. So
-the lengths of a batch spread evenly over 3 to 40 tokens. Both write the same tokens or the script stops with an error.
+the lengths of a batch spread evenly over roughly 3 to 40 tokens. Both write the same tokens or the script stops with an error.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from glyphrun.models.trocr import TrOCR
 from glyphrun.models.trocr_settings import TrOCRSettings
 
 WIDTH, SIDE, VOCABULARY, BEAMS = 256, 384, 1000, 4
-SHORTEST, LONGEST, MAX_LENGTH = 3, 40, 48
+SHORTEST, LONGEST, MAX_LENGTH = 3, 40, 64
 STEEPNESS = 3.0  # by how much each token makes the end likelier, in nats
 BEGIN = END = 2
 PAD = 1
