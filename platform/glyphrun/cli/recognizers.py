@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from glyphrun.cli.options import DatasetArgument, JsonOption, console, plain_errors
 
+if TYPE_CHECKING:
+    from glyphrun.models.quantize import Method
+
 app = typer.Typer()
 
 
-class Method(StrEnum):
+class MergeMethod(StrEnum):
     """How adapters are made one."""
 
     average = "average"
@@ -85,12 +88,45 @@ def transfer(
     console.print(transfer_table(moved))
 
 
+@app.command()
+def quantize(
+    bundle: Annotated[Path, typer.Argument(help="Bundle in float32.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the bundle to write.")],
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit weights and activations of large layers.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="float16, for older GPUs.")] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="bfloat16, for newer GPUs and AMX processors.")] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="Data set on whose val both are scored and timed.", show_default=False)
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """A smaller bundle, scored and timed beside the one it was made from.
+
+    Example: [bold]glyphrun quantize runs/demo/bundle runs/int8 --int8 --data runs/demo/data[/]
+    """
+    from glyphrun.quantized import quantize_bundle, shown
+
+    with plain_errors():
+        choices: list[tuple[Method, bool]] = [("int8", int8), ("float16", fp16), ("bfloat16", bf16)]
+        methods = [method for method, asked in choices if asked]
+        if len(methods) != 1:
+            raise ValueError("choose one of --int8, --fp16 and --bf16")
+        with Console(stderr=True).status("") as status:
+            comparison = quantize_bundle(bundle, out, methods[0], data, status.update)
+    if as_json:
+        print(json.dumps(comparison.to_json(), ensure_ascii=False))
+        return
+    console.print(shown(comparison))
+    for remark in comparison.remarks:
+        console.print(remark, soft_wrap=True)
+
+
 @adapter_app.command("merge")
 def adapter_merge(
     bundle: Annotated[Path, typer.Argument(help="Bundle that the adapters were trained on.")],
     adapters: Annotated[list[Path], typer.Argument(help="Adapter folders.")],
     out: Annotated[Path, typer.Option(help="Folder of the bundle to write.")],
-    method: Annotated[Method, typer.Option(help="The mean of the updates, or their sum.")] = Method.average,
+    method: Annotated[MergeMethod, typer.Option(help="The mean of the updates, or their sum.")] = MergeMethod.average,
     weight: Annotated[
         list[float] | None, typer.Option(help="How much each adapter counts, in their order.", show_default=False)
     ] = None,

@@ -1,0 +1,127 @@
+"""Verbs that try ways of decoding on what was trained already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.table import Table
+
+from glyphrun.cli.options import console, plain_errors, progress_bar
+
+app = typer.Typer()
+
+Sources = Annotated[
+    list[Path], typer.Argument(help="Bundles or finished runs, and last the folder of a data set.", show_default=False)
+]
+SplitOption = Annotated[str, typer.Option(help="Split to read; val, unless all choices are made.")]
+
+
+@app.command("decode-sweep")
+def decode_sweep(
+    sources: Sources,
+    settings: Annotated[Path, typer.Option(help="File of what is crossed.")],
+    out: Annotated[Path, typer.Option(help="Where rows are kept, and found again.")] = Path("runs/decode"),
+    split: SplitOption = "val",
+    memory_mib: Annotated[int, typer.Option(help="Encodings of more lie in files.", min=0)] = 1024,
+) -> None:
+    """Read a split under crossed decode settings; every frame is encoded once and nothing is trained again.
+
+    Example: [bold]glyphrun decode-sweep runs/demo runs/demo/data --settings experiments/decode.yaml[/]
+    """
+    from glyphrun.bundle import read_manifest
+    from glyphrun.sweeps.decode import readers_of
+    from glyphrun.sweeps.decode_settings import load_space, plan_points
+
+    with plain_errors():
+        readers = readers_of(sources[:-1])
+        space = load_space(settings)
+        points, left_out = plan_points(space, {name: read_manifest(path).decode for name, path in readers.items()})
+        rows = _read(points, readers, sources[-1], split, out, memory_mib=memory_mib)
+    _show(rows, out)
+    if left_out:
+        console.print(f"{left_out} combinations contradict themselves and were left out")
+
+
+@app.command()
+def validate(
+    sources: Sources,
+    out: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("validation.json"),
+    split: SplitOption = "val",
+    quick: Annotated[bool, typer.Option("--quick", help="Do beams and votes help? 50 items.")] = False,
+    budget_ms: Annotated[float | None, typer.Option(help="Latency that an item may take.", show_default=False)] = None,
+    lexicon: Annotated[Path | None, typer.Option(help="Word list.", show_default=False)] = None,
+    confusions: Annotated[Path | None, typer.Option(help="Learnt confusions.", show_default=False)] = None,
+    lm: Annotated[Path | None, typer.Option(help="Language model.", show_default=False)] = None,
+) -> None:
+    """Every lever of inference on the same items, alone and together, with a recommendation for three needs.
+
+    Example: [bold]glyphrun validate runs/demo/bundle runs/demo/data --quick[/]
+    """
+    from glyphrun.evaluation.recommend import recommend
+    from glyphrun.sweeps.decode import readers_of
+    from glyphrun.sweeps.suite import QUICK_ITEMS, available_corrections, suite_points
+    from glyphrun.sweeps.trials import write_json
+
+    with plain_errors():
+        readers = readers_of(sources[:-1])
+        points = suite_points(readers, available_corrections(lexicon, confusions, lm), quick=quick)
+        rows = _read(points, readers, sources[-1], split, out.with_suffix(""), limit=QUICK_ITEMS if quick else None)
+        advice = recommend(rows, budget_ms)
+        report = {"schema": 1, "split": split, "methods": rows, "recommendations": [asdict(one) for one in advice]}
+        write_json(out, report)
+    _show(rows, out)
+    for one in advice:
+        console.print(f"[bold]{one.need}[/]: {one.name or 'nothing'}. {one.sentence}", soft_wrap=True)
+    if quick:
+        for kind, matches in (("beam", "beam"), ("ensemble", "members")):
+            found = [row for row in rows if matches in row["name"]]
+            if found:
+                console.print(_answer(kind, found), soft_wrap=True)
+
+
+def _read(
+    points: Sequence[Any], readers: Mapping[str, Path], dataset: Path, split: str, out: Path, **options: Any
+) -> list[dict[str, Any]]:
+    from glyphrun.cluster import ray_for_command
+    from glyphrun.report.decoding import write_decode_page
+    from glyphrun.sweeps.decode import decode_sweep
+
+    with ray_for_command(), progress_bar("settings") as progress:
+        told: Callable[[int, int], None] = progress
+        rows = decode_sweep(points, readers, dataset.absolute(), split, out, on_row=told, **options)
+    write_decode_page(rows, out / "decode.html", title=f"{dataset.name}, {split}")
+    return rows
+
+
+def _show(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("setting", overflow="fold")
+    for heading in ("CER", "WER", "exact", "ms", "images/s", "CER against greedy"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        cer = row["against_greedy"]["cer"]
+        difference = (
+            ""
+            if cer is None
+            else f"{100 * cer['difference']:+.2f} ({100 * cer['ci'][0]:+.2f} to {100 * cer['ci'][1]:+.2f})"
+        )
+        rates = ["–" if row[key] is None else f"{100 * row[key]:.2f}" for key in ("cer", "wer", "exact")]
+        table.add_row(row["name"], *rates, f"{row['ms']:.2f}", f"{row['images_per_s']:.0f}", difference)
+    console.print(table)
+    console.print(str(out), soft_wrap=True)
+
+
+def _answer(kind: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    best = min(rows, key=lambda row: row["cer"])
+    cer = best["against_greedy"]["cer"]
+    low, high = (100 * end for end in cer["ci"])
+    verdict = "helps" if high < 0 else "does not help for sure" if cer["difference"] < 0 else "does not help"
+    return (
+        f"Does the {kind} help? It {verdict}: {best['name']} changes CER by {100 * cer['difference']:+.2f} points "
+        f"({low:+.2f} to {high:+.2f}) on {best['n']} items."
+    )
