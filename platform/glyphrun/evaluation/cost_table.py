@@ -18,13 +18,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich import box
 from rich.table import Table
 
+from glyphrun.compiled import compile_blocks
 from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.device import Precision, available_cores, default_device
 from glyphrun.engine import Engine
 from glyphrun.evaluation.cost import count_encoder_gflops, count_gflops, count_parameters
 from glyphrun.evaluation.published import PUBLISHED
 from glyphrun.images import FrameStack, stack_frames
-from glyphrun.models.quantize import quantize_recognizer
+from glyphrun.models.quantize import precision_of, quantize_recognizer
 from glyphrun.models.zoo import build, recognizer_settings
 from glyphrun.recipe import codec_for, processor_for
 
@@ -218,11 +219,12 @@ def measure(name: str, precision: CostPrecision, settings: CostSettings) -> Cost
     chosen = recognizer_settings(name)
     codec = codec_for(chosen, settings.charset, [settings.charset[0] * settings.max_length])
     recognizer = build(chosen, codec)
+    held: Precision = precision_of("int8", device) if precision == "int8" else precision
     if precision == "int8":
-        recognizer = quantize_recognizer(recognizer)
-    held: Precision = "float32" if precision == "int8" else precision
+        recognizer = quantize_recognizer(recognizer, device)
     processor = processor_for(chosen)
     engine = Engine(recognizer, codec, processor, device=device, precision=held)
+    compile_blocks(engine)
     rng = np.random.default_rng(settings.seed)
 
     def sequence(frames: int) -> FrameStack:
@@ -239,7 +241,7 @@ def measure(name: str, precision: CostPrecision, settings: CostSettings) -> Cost
     best = max(rates, key=lambda batch: rates[batch])
     if engine.recognizer.reads_frames_together and settings.windows > 1:
         windowed = DecodeSettings(windows=settings.windows, window_frames=settings.frames)
-        engine = Engine(recognizer, codec, processor, windowed, device=device, precision=held)
+        engine = engine.with_settings(windowed)
     whole = sequence(settings.frames * settings.windows)
     tracklet = _seconds(lambda: engine.read_prepared([whole]))
     peak = torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else _peak_mib() - before
