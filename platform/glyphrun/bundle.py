@@ -1,4 +1,7 @@
-"""A bundle: a folder with all that is needed to read as it was measured, every file under a hash, no pickle anywhere."""
+"""A bundle: a folder with all that is needed to read as it was measured, every file under a hash, no pickle anywhere.
+
+A bundle of an ensemble has whole bundles in ``members`` and no weights of its own (``ensemble_bundle``).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ import hashlib
 import json
 import os
 import shutil
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -18,6 +23,7 @@ from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.device import Precision, default_device
 from glyphrun.engine import Engine
 from glyphrun.images import ImageProcessor
+from glyphrun.members import EnsembleSettings
 from glyphrun.models.quantize import Method, load_stored, precision_of, stored
 from glyphrun.models.recognizer import Recognizer
 from glyphrun.models.zoo import build, parse_settings
@@ -26,6 +32,7 @@ from glyphrun.subwords import SubwordCodec
 from glyphrun.text import Codec
 
 WEIGHTS, MANIFEST, CARD, SUMS = "weights.safetensors", "manifest.json", "MODEL_CARD.md", "SHA256SUMS"
+MEMBERS = "members"
 
 
 class BundleError(ValueError):
@@ -41,7 +48,11 @@ class StoredPrecision(BaseModel):
 
 
 class BundleManifest(BaseModel):
-    """What a bundle says of itself. version is 0 until a registry gives it one; metrics hold scores a split."""
+    """What a bundle says of itself. version is 0 until a registry gives it one; metrics hold scores a split.
+
+    That of an ensemble has ``ensemble`` and the kinds of its members as ``recognizer``; codec is what they read together,
+    processor the first one's, decode what follows after the vote.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -53,6 +64,7 @@ class BundleManifest(BaseModel):
     processor: ImageProcessor
     decode: DecodeSettings
     precision: StoredPrecision = StoredPrecision()
+    ensemble: EnsembleSettings | None = None
     metrics: dict[str, Any]
     provenance: dict[str, str]
 
@@ -70,11 +82,7 @@ def save_bundle(
     method: Method = "float32",
 ) -> None:
     """Write a bundle whole or not at all, its weights stored by a method. Raises BundleError if the folder exists."""
-    if folder.exists():
-        raise BundleError(f"{folder} exists already: choose another folder or remove it")
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    aside.mkdir(parents=True)
-    try:
+    with written_whole(folder) as aside:
         save_file(stored(recognizer, method), aside / WEIGHTS)
         manifest = BundleManifest(
             name=name,
@@ -87,6 +95,17 @@ def save_bundle(
             provenance=provenance,
         )
         write_manifest(aside, manifest)
+
+
+@contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """A folder aside that takes the place of ``folder`` once all is in it. Raises BundleError if that exists."""
+    if folder.exists():
+        raise BundleError(f"{folder} exists already: choose another folder or remove it")
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    aside.mkdir(parents=True)
+    try:
+        yield aside
         aside.rename(folder)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
@@ -99,13 +118,18 @@ def write_manifest(folder: Path, manifest: BundleManifest) -> None:
         json.dumps(manifest.model_dump(mode="json"), ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
     )
     (folder / CARD).write_text(_model_card(manifest), encoding="utf-8")
-    files = sorted(path.name for path in folder.iterdir() if path.name != SUMS)
+    files = [file for file in _files(folder) if file != SUMS]
     (folder / SUMS).write_text("".join(f"{_sha256(folder / file)}  {file}\n" for file in files))
 
 
 def read_manifest(folder: Path) -> BundleManifest:
     """The manifest of a bundle, after every hash was checked. Raises BundleError naming the file that is wrong."""
     verify(folder)
+    return parse_manifest(folder)
+
+
+def parse_manifest(folder: Path) -> BundleManifest:
+    """The manifest of a folder whose hashes are known to be right. Raises BundleError."""
     try:
         return BundleManifest.model_validate_json((folder / MANIFEST).read_bytes())
     except (OSError, ValidationError) as error:
@@ -119,25 +143,41 @@ def verify(folder: Path) -> None:
     except OSError:
         raise BundleError(f"{folder} is no bundle: it has no {SUMS}") from None
     listed: dict[str, str] = {file: digest for digest, _, file in (line.partition("  ") for line in lines) if file}
-    for file in (WEIGHTS, MANIFEST):
+    members = any(file.startswith(f"{MEMBERS}/") for file in listed)
+    for file in (MANIFEST,) if members else (WEIGHTS, MANIFEST):
         if file not in listed:
             raise BundleError(f"{folder / SUMS} does not list {file}: the bundle is incomplete, copy it again")
     for file, digest in listed.items():
-        if Path(file).name != file:
+        if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
             raise BundleError(f"{folder / SUMS} lists {file!r}, which lies outside the bundle")
         path = folder / file
         if not path.is_file():
             raise BundleError(f"{path} is missing: copy the bundle again")
         if _sha256(path) != digest:
             raise BundleError(f"{path} was changed: its sha256 is not the one in {SUMS}; copy the bundle again")
-    for path in folder.iterdir():
-        if path.name not in listed and path.name != SUMS:
-            raise BundleError(f"{path} is not listed in {SUMS}: remove it or copy the bundle again")
+    for file in _files(folder):
+        if file not in listed and file != SUMS:
+            raise BundleError(f"{folder / file} is not listed in {SUMS}: remove it or copy the bundle again")
+
+
+def _files(folder: Path) -> list[str]:
+    """Everything in a folder and below that is no folder itself, in order, with slashes."""
+    paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
 
 
 def load_engine(folder: Path, device: torch.device | None = None, precision: Precision | None = None) -> Engine:
-    """The engine of a bundle, after every hash was checked. Raises BundleError."""
+    """The engine of a recognizer's bundle, after every hash was checked. Raises BundleError."""
     manifest = read_manifest(folder)
+    if manifest.ensemble is not None:
+        raise BundleError(f"{folder} is an ensemble and has no one recognizer: name one of those in {folder / MEMBERS}")
+    return engine_of(folder, manifest, device, precision)
+
+
+def engine_of(
+    folder: Path, manifest: BundleManifest, device: torch.device | None, precision: Precision | None
+) -> Engine:
+    """The engine of a bundle whose manifest was read and hashes checked. Raises BundleError."""
     codec = read_codec(manifest.codec, folder)
     recognizer = build(parse_settings(manifest.recognizer), codec)
     method, device = manifest.precision.method, device or default_device()
@@ -145,7 +185,6 @@ def load_engine(folder: Path, device: torch.device | None = None, precision: Pre
         load_stored(recognizer, load_file(folder / WEIGHTS), device)
     except RuntimeError as error:
         raise BundleError(f"{folder / WEIGHTS} does not fit the recognizer of {MANIFEST}: {error}") from None
-    provenance = {"name": manifest.name, "version": str(manifest.version), **manifest.provenance}
     engine = Engine(
         recognizer,
         codec,
@@ -153,10 +192,15 @@ def load_engine(folder: Path, device: torch.device | None = None, precision: Pre
         manifest.decode,
         device=device,
         precision=precision or precision_of(method, device),
-        provenance=provenance,
+        provenance=provenance_of(manifest),
     )
     compile_blocks(engine)
     return engine
+
+
+def provenance_of(manifest: BundleManifest) -> dict[str, str]:
+    """What predictions say of where their weights come from."""
+    return {"name": manifest.name, "version": str(manifest.version), **manifest.provenance}
 
 
 def _sha256(path: Path) -> str:
@@ -175,8 +219,7 @@ def _model_card(manifest: BundleManifest) -> str:
         [
             f"# {manifest.name}, version {manifest.version}",
             "",
-            f"A {manifest.recognizer['kind']} recognizer of {_vocabulary(manifest.codec)}. "
-            f"Weights are stored in {manifest.precision.method}.",
+            _what_it_is(manifest),
             "",
             "| split | n | exact match | 95 % interval | CER |",
             "|---|---|---|---|---|",
@@ -185,6 +228,16 @@ def _model_card(manifest: BundleManifest) -> str:
             *origin,
             "",
         ]
+    )
+
+
+def _what_it_is(manifest: BundleManifest) -> str:
+    if manifest.ensemble is not None:
+        members = ", ".join(f"{member} ({kind})" for member, kind in manifest.recognizer["members"].items())
+        return f"An ensemble of {members}. Vote: {manifest.ensemble.vote}."
+    return (
+        f"A {manifest.recognizer['kind']} recognizer of {_vocabulary(manifest.codec)}. "
+        f"Weights are stored in {manifest.precision.method}."
     )
 
 

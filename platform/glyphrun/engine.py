@@ -101,7 +101,8 @@ class Engine:
         self.precision: Precision = precision or default_precision(self.device)
         recognizer = recognizer.to(self.device)
         dtype = getattr(torch, self.precision)
-        if dtype != torch.float32 and any(weight.dtype == torch.float32 for weight in recognizer.parameters()):
+        others = any(weight.is_floating_point() and weight.dtype != dtype for weight in recognizer.parameters())
+        if self.precision != "float32" and others:
             # A copy: half the bytes and no cast at every layer, while training keeps its own weights.
             recognizer = copy.deepcopy(recognizer).to(dtype)
         self.recognizer = recognizer.eval()

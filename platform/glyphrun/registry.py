@@ -50,7 +50,7 @@ class Registry:
             version = max(self._versions(home), default=0) + 1
             aside = home / f".{version}.part"
             shutil.rmtree(aside, ignore_errors=True)
-            shutil.copytree(bundle, aside / "bundle", ignore=shutil.ignore_patterns(SUMS))
+            shutil.copytree(bundle, aside / "bundle")
             write_manifest(aside / "bundle", manifest.model_copy(update={"name": name, "version": version}))
             aside.rename(home / str(version))
             self._point(home, version)

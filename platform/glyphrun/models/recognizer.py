@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from math import isnan, nan
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -84,11 +84,17 @@ def frames_of(memory: Memory, numbers: list[int]) -> Memory:
     frames = len(memory.frame_tokens)
     # In a memory of frames read together the fused tokens belong to items, and a frame's own stand for them.
     fused = len(memory.tokens) != frames or memory.frame_mask.shape[1] > 1
-    kept = {
+    kept: dict[str, Any] = {
         field.name: value[rows]
         for field in fields(memory)
         if isinstance(value := getattr(memory, field.name), Tensor) and len(value) == frames
     }
+    for field in fields(memory):
+        value = getattr(memory, field.name)
+        if isinstance(value, tuple) and all(isinstance(one, Memory) for one in value):  # those of several recognizers
+            kept[field.name] = tuple(frames_of(one, numbers) for one in value)
+        elif isinstance(value, tuple) and len(value) == frames:
+            kept[field.name] = tuple(value[number] for number in numbers)
     kept["frame_mask"] = torch.ones(len(rows), 1, dtype=torch.bool, device=rows.device)
     if fused:
         kept |= {"tokens": kept["frame_tokens"]}
