@@ -127,7 +127,9 @@ def test_the_loss_is_what_the_labels_lack_in_probability_a_character():
     targets = CODEC.encode_batch(TEXTS)
     labels = [[tuple(CODEC.encode(text))] for text in TEXTS]
     log_probs = [found.log_prob for (found,) in score(*model.emissions(memory), labels)]
-    assert float(model.loss(memory, targets).detach()) == pytest.approx(-sum(log_probs) / sum(map(len, TEXTS)), rel=1e-5)
+    assert float(model.loss(memory, targets).detach()) == pytest.approx(
+        -sum(log_probs) / sum(map(len, TEXTS)), rel=1e-5
+    )
 
 
 def test_an_empty_label_is_one_more_thing_to_learn():
