@@ -11,6 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from glyphrun.models.multiscale import DepthFusion, depths
+from glyphrun.models.waves import place_waves
 
 
 class EncoderSettings(BaseModel):
@@ -71,14 +72,6 @@ def _convolution(inputs: int, outputs: int, stride: tuple[int, int]) -> list[nn.
     ]
 
 
-def _waves(grid: tuple[int, int], width: int) -> Tensor:
-    """Sines and cosines of a place's row and column, slow waves first: (1, rows · columns, width)."""
-    rates = torch.linspace(0.5, 4.0, (width + 3) // 4) * torch.pi
-    row, column = torch.meshgrid(*(torch.linspace(-1, 1, side) for side in grid), indexing="ij")
-    phases = [place.flatten().unsqueeze(1) * rates for place in (row, column)]
-    return torch.cat([wave(phase) for phase in phases for wave in (torch.sin, torch.cos)], dim=1)[None, :, :width]
-
-
 class FrameEncoder(VisionTransformer):
     """timm's Vision Transformer without class token, pooling or head: (N, 3, H, W) → (N, S, D)."""
 
@@ -102,7 +95,7 @@ class FrameEncoder(VisionTransformer):
         if settings.stem == "convolution":
             # Places that look alike at first hold a short training back for hundreds of steps.
             with torch.no_grad():
-                self.pos_embed.copy_(0.5 * _waves(self.patch_embed.grid_size, settings.width))
+                self.pos_embed.copy_(0.5 * place_waves(self.patch_embed.grid_size, settings.width))
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         # The fused kernel's backward pass is the slow part of training on a CPU, and only there.

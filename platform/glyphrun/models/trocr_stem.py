@@ -59,11 +59,3 @@ def inside(sizes: Tensor, height: int, width: int) -> Tensor:
     """True above and left of each size; sizes: (N, 2) long → (N, height, width) bool."""
     row, column = (torch.arange(side, device=sizes.device) for side in (height, width))
     return (row[:, None] < sizes[:, 0, None, None]) & (column < sizes[:, 1, None, None])
-
-
-def place_waves(grid: tuple[int, int], width: int) -> Tensor:
-    """Sines and cosines of a place's row and column, slow waves first: (1, rows · columns, width)."""
-    rates = torch.linspace(0.5, 4.0, (width + 3) // 4) * torch.pi
-    row, column = torch.meshgrid(*(torch.linspace(-1, 1, side) for side in grid), indexing="ij")
-    phases = [place.flatten().unsqueeze(1) * rates for place in (row, column)]
-    return torch.cat([wave(phase) for phase in phases for wave in (torch.sin, torch.cos)], dim=1)[None, :, :width]

@@ -11,7 +11,8 @@ from torch import nn
 from glyphrun.models.hub import load_pretrained
 from glyphrun.models.recognizer import TokenSpace
 from glyphrun.models.trocr_settings import TextSizes, TrOCRSettings, VisionSizes
-from glyphrun.models.trocr_stem import ConvolutionalStem, place_waves
+from glyphrun.models.trocr_stem import ConvolutionalStem
+from glyphrun.models.waves import place_waves
 
 
 def build_model(settings: TrOCRSettings, tokens: TokenSpace) -> Any:

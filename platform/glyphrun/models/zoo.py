@@ -62,7 +62,7 @@ ZOO: dict[str, dict[str, Any]] = {
     },
     "trocr-nano": {
         "kind": "trocr",
-        "encoder": {"width": 64, "depth": 2, "heads": 4, "mlp_ratio": 2.0, "patch": (8, 8)},
+        "encoder": {"width": 64, "depth": 2, "heads": 4, "mlp_ratio": 2.0, "patch": (8, 8), "stem": "convolution"},
         "decoder": {"width": 64, "depth": 1, "heads": 4, "mlp_ratio": 2.0, "dropout": 0.0},
         "image": (48, 192),
         "resize": "keep-aspect",

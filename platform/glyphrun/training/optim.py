@@ -8,6 +8,10 @@ from typing import Literal
 import torch
 from torch import nn
 
+UNDECAYED = (
+    *("pos_embed", "queries", "query", "embedding.weight", "position_embeddings", "cls_token", "distillation_token"),
+    *("embed_tokens.weight", "embed_positions.weight", "frame_embedding.table"),
+)
 Schedule = Literal["cosine", "one-cycle"]
 
 
@@ -18,7 +22,7 @@ def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float) 
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        matrix = parameter.ndim >= 2 and not name.endswith(("pos_embed", "queries", "query", "embedding.weight"))
+        matrix = parameter.ndim >= 2 and not name.endswith(UNDECAYED)
         (decayed if matrix else free).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
