@@ -18,9 +18,9 @@ from glyphrun.text import normalise
 
 # Any word may begin a sentence or stand in a headline, but few do.
 CAPITALISED, UPPER = 0.1, 0.01
-# How many words are new is estimated by the share of those seen once (Good, Biometrika 1953), within what is plausible:
-# a list in which every count is 1 says nothing of it.
-LEAST_NEW, MOST_NEW = 1e-4, 0.5
+# How many words are new is estimated by the share of those seen once (Good, Biometrika 1953). A list in which every count
+# is 1 says nothing of it, and where no word was seen once, the next one might still be new.
+MOST_NEW = 0.5
 _WORD = regex.compile(r"[\p{L}\p{M}\p{N}]")
 
 
@@ -58,7 +58,7 @@ def forms(entry: str) -> dict[str, float]:
 
 
 class Lexicon:
-    """Entries with counts, each a word or a phrase; the words of a phrase are words of the lexicon too."""
+    """Entries with counts. Their words are the words of the lexicon, and those of several words are its phrases too."""
 
     def __init__(self, entries: Iterable[tuple[str, int]]) -> None:
         """Entries that hold no letter and no numeral are left out. Raises CorpusError if none is left."""
@@ -70,7 +70,7 @@ class Lexicon:
             parts = words(entry)
             if parts:
                 self.entries[entry] += count
-            if parts != [entry]:
+            if len(parts) > 1:
                 self.phrases[entry] += count
             for part in parts:
                 self.words[part] += count
@@ -78,7 +78,7 @@ class Lexicon:
             raise CorpusError("a lexicon needs at least one word")
         self._total = self.words.total()
         once = sum(count == 1 for count in self.words.values())
-        self.new = min(max(once / self._total, LEAST_NEW), MOST_NEW)
+        self.new = min(max(once, 1) / self._total, MOST_NEW)
         self._letters, self._end, self._unseen = _letters(self.words)
 
     @classmethod

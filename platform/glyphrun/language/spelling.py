@@ -107,24 +107,21 @@ class Speller:
         return [way for way in best if way[0] > -REACH]
 
     def _word_evidence(self, clusters: tuple[str, ...]) -> float:
-        return self._log_prob(clusters) - self.lexicon.drawn(clusters)
-
-    def _log_prob(self, clusters: tuple[str, ...]) -> float:
-        """Of a word of the lexicon by its count; of a new one by its letters, or as a known word with a change.
+        """Of a word of the lexicon by its count; of a new one as letters at random, or as a known word with changes.
 
         New words are inflections and names that differ little from known ones: without that, each would be taken for an
-        error. A change is one of all that the length and the variety of letters allow, each as likely.
+        error. All places of a change are as likely, and so are all letters that stood there before, by their frequency.
         """
         lexicon = self.lexicon
         new, share = log(lexicon.new), lexicon.share("".join(clusters))
         if share:
-            return float(np.logaddexp(log((1 - lexicon.new) * share), new + lexicon.drawn(clusters)))
+            return float(np.logaddexp(new, log((1 - lexicon.new) * share) - lexicon.drawn(clusters)))
         changes = log((2 * len(clusters) + 1) * lexicon.variety)
         changed = (
-            log(lexicon.share("".join(entry))) - distance * changes
+            log(lexicon.share("".join(entry))) - lexicon.drawn(entry) - distance * changes
             for entry, distance in self._words.near(clusters, self._edits(clusters))
         )
-        return new + max(lexicon.drawn(clusters), max(changed, default=-inf))
+        return new + max(0.0, max(changed, default=0.0))
 
     def _phrase(self, clusters: tuple[str, ...]) -> float:
         share = self.lexicon.share("".join(clusters), phrase=True)
