@@ -13,7 +13,7 @@ import pytest
 import ray
 from rich.console import Console
 
-from glyphrun.bundle import load_engine
+from glyphrun.bundle import load_engine, read_manifest
 from glyphrun.data.batches import load_split
 from glyphrun.data.simulate import SimulatorSettings
 from glyphrun.data.stream import simulate_dataset
@@ -36,6 +36,7 @@ def declare(**changes) -> Experiment:
             "train": {"steps": 30, "batch_size": 8, "evaluate_every": 10, "checkpoint_every": 5, "warmup": 2},
             "scheduler": {"grace_steps": 10, "reduction": 3},
             "budget": {"latency_ms": 1000, "frames": 4},
+            "abstain_for_precision": 0.05,
             "candidates": [
                 {"family": "digits", "recognizer": "query-digits-nano", "changes": TINY},
                 {
@@ -104,6 +105,20 @@ def test_held_out_splits_are_scored_for_the_winner_and_the_bundle_gives_the_same
         key: results["splits"]["test"][key] for key in ("n", "exact", "cer")
     }
     assert results["run"]["dataset"]["counts"] == COUNTS
+
+
+def test_what_val_says_of_confidence_travels_in_the_bundle(run):
+    folder, results = run
+    said, decode = results["confidence"], read_manifest(folder / "bundle").decode
+    assert list(said["splits"]) == ["val", "test", "unseen"]
+    for split, confidence in said["splits"].items():
+        assert confidence["right"] == pytest.approx(results["splits"][split]["exact"])
+        assert confidence["risk_coverage"]["risk"][-1] == pytest.approx(1 - results["splits"][split]["exact"])
+    assert decode.calibration.temperature == said["temperature"]["value"]
+    assert decode.calibration.character_temperature == said["character_temperature"]["value"]
+    assert decode.abstain_below == said["abstain_below"]
+    attained = said["splits"]["val"]["answered"]["precision"]
+    assert attained >= 0.05 if said["abstention"]["reason"] is None else decode.abstain_below == 0
 
 
 def test_the_report_shows_every_trial(run):

@@ -117,6 +117,8 @@ def test_a_subword_is_right_if_all_its_characters_are():
     found = answers(["cathode"], [prediction("cathede", [-0.1, -0.2, -0.3, -0.4], ("cat", "he", "de"))])
     assert found.character_correct.tolist() == [True, False, True]
     assert found.character_log_probs.tolist() == [-0.1, -0.2, -0.3]
+    spaced = answers(["the sea"], [prediction("the see", [-0.1, -0.2, -0.3], (" the", " s", "ee"))])
+    assert spaced.character_correct.tolist() == [True, True, False]
 
 
 def test_the_area_under_error_and_coverage_is_the_one_counted_by_hand():

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import exp, log
 
 import numpy as np
 import pytest
+import torch
 
 from glyphrun.decoding.confidence import CERTAIN, calibrate, log_odds, tempered
 from glyphrun.decoding.settings import Calibration, DecodeSettings
 from glyphrun.decoding.vote import Hypothesis
+from glyphrun.engine import Engine, Prediction
 from glyphrun.evaluation.calibration import Answers, fit_temperature
+from glyphrun.images import ImageProcessor, encode_image
+from glyphrun.models.encoder import EncoderSettings
+from glyphrun.models.parseq import PARSeq, PARSeqSettings
 from glyphrun.sweeps.confidence import settle_confidence
 from glyphrun.sweeps.experiment import Experiment
+from glyphrun.text import DIGITS, Codec
 
 
 def answers(temperature: float, n: int = 600, seed: int = 0) -> Answers:
@@ -109,9 +116,43 @@ def test_confidence_that_says_nothing_or_everything_gives_no_temperature():
         assert fitted.value == 1.0 and said in str(fitted.reason)
 
 
+def test_an_answer_without_any_probability_is_no_obstacle():
+    drawn = answers(1.5)
+    with_one = np.append(drawn.log_probs, -np.inf)
+    fitted = fit_temperature(with_one, np.append(drawn.correct, False))
+    assert fitted.value == pytest.approx(fit_temperature(drawn.log_probs, drawn.correct).value, rel=1e-6)
+
+
 def test_as_many_confidences_as_answers_are_needed():
     with pytest.raises(ValueError, match="3 confidences do not belong to 2 answers"):
         fit_temperature([-1, -1, -1], [True, False])
+
+
+@pytest.mark.parametrize("vote", [False, True])
+def test_an_engine_calibrates_after_the_vote_and_abstains_by_what_it_then_says(vote):
+    torch.manual_seed(1)
+    encoder = EncoderSettings(image=(16, 24), patch=(8, 8), width=16, depth=1, heads=2)
+    settings = PARSeqSettings(encoder=encoder, decoder_heads=2, fusion="none" if vote else "mean")
+    recognizer, codec, processor = PARSeq(settings, 10, 2), Codec(DIGITS, 2), ImageProcessor(height=16, width=24)
+    rng = np.random.default_rng(0)
+    items = [[encode_image(rng.integers(0, 255, (16, 24, 3), dtype=np.uint8)) for _ in range(4)] for _ in range(12)]
+
+    def read(**changes: object) -> list[Prediction]:
+        decode = DecodeSettings.model_validate({"vote_floor": 0.0, **changes})
+        return Engine(recognizer, codec, processor, decode, precision="float32").read(items)
+
+    raw = read()
+    calibration = {"temperature": 0.4, "character_temperature": 2.0}
+    expected = [exp(tempered(one.n_best[0].log_prob, 0.4)) for one in raw]
+    _, low, high = max((high - low, low, high) for low, high in pairwise(sorted(expected)))
+    read_again = read(calibration=calibration, abstain_below=(low + high) / 2)
+    assert [one.text for one in read_again] == [one.text for one in raw]
+    assert [one.confidence for one in read_again] == pytest.approx(expected, rel=1e-5)
+    assert [one.votes for one in read_again] == [one.votes for one in raw], "each frame keeps its own probability"
+    assert [one.abstained for one in read_again] == [one <= low for one in expected]
+    for one, before in zip(read_again, raw, strict=True):
+        characters = tempered(before.n_best[0].token_log_probs, 2.0)
+        assert one.n_best[0].token_log_probs == pytest.approx(characters.tolist(), rel=1e-5)
 
 
 def test_the_settings_of_a_winner_come_from_val_alone():

@@ -19,6 +19,7 @@ from glyphrun.text import normalise
 
 Bins = Literal["mass", "width"]
 COLDEST, HOTTEST = 0.1, 100.0  # between these a temperature is sought
+IMPOSSIBLE = 1e4  # log-odds against what has no probability at all
 FEWEST = 10  # right and wrong answers each that a temperature can rest on
 
 
@@ -93,7 +94,7 @@ def fit_temperature(log_probs: ArrayLike, correct: ArrayLike) -> Temperature:
     logistic regression on the log-odds without intercept, which has one maximum. Too few answers, or answers that
     confidence does not tell apart, give 1 and a reason.
     """
-    odds, right = log_odds(log_probs), np.asarray(correct, bool)
+    odds, right = np.maximum(log_odds(log_probs), -IMPOSSIBLE), np.asarray(correct, bool)
     if len(odds) != len(right):
         raise ValueError(f"{len(odds)} confidences do not belong to {len(right)} answers")
     if min(right.sum(), (~right).sum()) < FEWEST:
@@ -175,10 +176,12 @@ def reliability(
 
 
 def _right_pieces(truth: str, pieces: Sequence[str]) -> list[bool]:
-    kept = np.zeros(sum(map(len, pieces)), bool)
-    for step in Levenshtein.opcodes("".join(pieces), normalise(truth)):
+    said = "".join(pieces)
+    lead = len(said) - len(said.lstrip())  # a text's first subword may begin with a space that no text has
+    kept = np.arange(len(said)) < lead
+    for step in Levenshtein.opcodes(said[lead:], normalise(truth)):
         if step.tag == "equal":
-            kept[step.src_start : step.src_end] = True
+            kept[lead + step.src_start : lead + step.src_end] = True
     ends = np.cumsum([len(piece) for piece in pieces], dtype=int)
     return [bool(kept[end - len(piece) : end].all()) for end, piece in zip(ends, pieces, strict=True)]
 
