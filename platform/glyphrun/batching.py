@@ -6,12 +6,15 @@ from collections.abc import Iterator, Sequence
 
 MAX_FRAMES = 512  # of one pass through an encoder, padding counted: larger batches are no faster and need more memory
 MAX_PIXELS = 4_000_000  # the same for large frames
+MAX_PIXELS_ON_CPU = 600_000  # beyond it what a layer leaves behind falls out of the cache, and a line takes twice as long
 
 
-def batches_of_similar_size(shapes: Sequence[tuple[int, int, int]]) -> Iterator[list[int]]:
+def batches_of_similar_size(
+    shapes: Sequence[tuple[int, int, int]], max_pixels: int = MAX_PIXELS
+) -> Iterator[list[int]]:
     """Item numbers in batches, widest first; shapes: frames, height and width of each item.
 
-    A batch holds at most MAX_FRAMES frames and MAX_PIXELS pixels after padding, or a single item.
+    A batch holds at most MAX_FRAMES frames and max_pixels pixels after padding, or a single item.
     """
     order = sorted(range(len(shapes)), key=lambda item: (-shapes[item][2], -shapes[item][1], -shapes[item][0]))
     batch: list[int] = []
@@ -19,7 +22,7 @@ def batches_of_similar_size(shapes: Sequence[tuple[int, int, int]]) -> Iterator[
     for item in order:
         frames, height, width = (max(pair) for pair in zip(most, shapes[item], strict=True))
         padded = frames * (len(batch) + 1)
-        if batch and (padded > MAX_FRAMES or padded * height * width > MAX_PIXELS):
+        if batch and (padded > MAX_FRAMES or padded * height * width > max_pixels):
             yield batch
             batch = []
             frames, height, width = shapes[item]

@@ -7,7 +7,7 @@ is served.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import exp
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glyphrun.batching import batches_of_similar_size
+from glyphrun.batching import MAX_PIXELS, MAX_PIXELS_ON_CPU, batches_of_similar_size
 from glyphrun.decoding.confidence import calibrate
 from glyphrun.decoding.early_exit import read_in_turn
 from glyphrun.decoding.rescore import Corrector, correct_all
@@ -164,7 +164,7 @@ class Engine:
         progress is told how many items each batch had.
         """
         found: dict[int, Prediction] = {}
-        for batch in batches_of_similar_size([item.shape for item in items]):
+        for batch in self._batches(items):
             frames, mask, sizes = self._padded([items[number] for number in batch])
             read = self.read_batch(frames, mask, sizes, explain=explain, timings=timings)
             found.update(zip(batch, read, strict=True))
@@ -176,7 +176,7 @@ class Engine:
     def embed(self, items: Sequence[FrameStack]) -> list[Embedding]:
         """The encoder's features of prepared items, in their order."""
         found: dict[int, Embedding] = {}
-        for batch in batches_of_similar_size([item.shape for item in items]):
+        for batch in self._batches(items):
             frames, mask, sizes = self._padded([items[number] for number in batch])
             memory = self._encode(frames, mask.to(self.device), sizes)
             # Only where every frame is an item of its own can parts of a frame be padding.
@@ -194,7 +194,7 @@ class Engine:
     def encode(self, items: Sequence[FrameStack]) -> list[tuple[list[int], Encoded]]:
         """The batches in which items are read, encoded: the numbers of each one's items, and what is known of them."""
         batches = []
-        for batch in batches_of_similar_size([item.shape for item in items]):
+        for batch in self._batches(items):
             frames, mask, sizes = self._padded([items[number] for number in batch])
             memory = self._encode(frames, mask.to(self.device), sizes)
             batches.append(
@@ -215,6 +215,10 @@ class Engine:
             answers = self._answers(encoded.memory, encoded.counts, windows, explain=False)
         stages = {"search": _milliseconds(started)}
         return self._predictions(answers, stages)
+
+    def _batches(self, items: Sequence[FrameStack]) -> Iterator[list[int]]:
+        most = MAX_PIXELS if self.device.type == "cuda" else MAX_PIXELS_ON_CPU
+        return batches_of_similar_size([item.shape for item in items], most)
 
     def _padded(self, items: Sequence[FrameStack]) -> tuple[Tensor, Tensor, Tensor]:
         frames, mask, sizes = pad_stacks(items, self.processor.padding)

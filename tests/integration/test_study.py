@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import httpx
 import pytest
 import ray
 import torch
@@ -14,8 +15,9 @@ from safetensors.torch import load_file
 from glyphrun.adapters import merge_into_bundle
 from glyphrun.bundle import load_engine, save_bundle
 from glyphrun.data.batches import load_split
-from glyphrun.data.sample import read_card
+from glyphrun.data.sample import iterate_samples, read_card
 from glyphrun.decoding.settings import DecodeSettings
+from glyphrun.engine import Engine
 from glyphrun.evaluation.evaluate import read_split
 from glyphrun.models.zoo import build, recognizer_settings
 from glyphrun.progress import show_stages
@@ -25,6 +27,9 @@ from glyphrun.sweeps.experiment import Experiment, plan_trials
 from glyphrun.sweeps.run import claim_run, sweep_to_results
 from glyphrun.sweeps.trials import read_record
 from glyphrun.text import DIGITS
+from glyphrun_serve.app import ServeSettings
+from glyphrun_serve.app import run as serve
+from glyphrun_serve.deployments import Batching
 from tiny_vlm import save_tiny
 
 SMALL = {"encoder": {"width": 32, "heads": 2}, "decoder_heads": 2}
@@ -116,15 +121,15 @@ def test_every_kind_is_trained_scored_and_timed(run):
         assert trial["latency_ms"]["p50"] > 0 and trial["gflops"] > 0 and trial["parameters"] > 0
 
 
-@pytest.mark.slow
-def test_every_kind_is_saved_into_a_bundle_that_reads_the_same_without_what_it_came_from(
-    run, experiment, small_dataset, tmp_path
-):
-    folder, _ = run
+@pytest.fixture(scope="module")
+def bundles(run, experiment, small_dataset, tmp_path_factory) -> dict[str, tuple[Path, Engine]]:
+    """Each trial's bundle by its family, with the engine that it was saved from."""
+    saved = {}
     for trial in plan_trials(experiment):
-        engine = trained_engine(read_record(folder, trial), DIGITS, labels(small_dataset))
+        engine = trained_engine(read_record(run[0], trial), DIGITS, labels(small_dataset))
+        folder = tmp_path_factory.mktemp("bundles") / trial.id
         save_bundle(
-            tmp_path / trial.id,
+            folder,
             name=trial.id,
             recognizer=engine.recognizer,
             codec=engine.codec,
@@ -133,18 +138,42 @@ def test_every_kind_is_saved_into_a_bundle_that_reads_the_same_without_what_it_c
             metrics={},
             provenance={},
         )
-        source = trial.settings.get("source")
+        saved[trial.family] = folder, engine
+    return saved
+
+
+@pytest.mark.slow
+def test_every_kind_is_saved_into_a_bundle_that_reads_the_same_without_what_it_came_from(
+    bundles, experiment, small_dataset
+):
+    sources = {trial.family: trial.settings.get("source") for trial in plan_trials(experiment)}
+    for family, (folder, engine) in bundles.items():
+        source = sources[family]
         if source:
             Path(source).rename(f"{source}-away")
         try:
-            again = load_engine(tmp_path / trial.id)
+            again = load_engine(folder)
         finally:
             if source:
                 Path(f"{source}-away").rename(source)
         arrays = load_split(small_dataset, "val", engine.processor)
         for one, other in zip(read_split(engine, arrays), read_split(again, arrays), strict=True):
-            assert one.text == other.text, trial.id
+            assert one.text == other.text, family
             assert one.confidence == pytest.approx(other.confidence, abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["lines", "trocr", "vision-language"])
+def test_what_reads_frames_alone_is_served_as_it_was_measured(bundles, small_dataset, family):
+    folder, engine = bundles[family]
+    sample = next(sample for sample in iterate_samples(small_dataset, "test") if len(sample.frames) > 2)
+    expected = engine.read([sample.frames])[0]
+    with serve(ServeSettings(bundle=folder, precision="float32", batching=Batching(most=2)), port=0) as server:
+        upload = [("frames", (f"{number}.jpg", data)) for number, data in enumerate(sample.frames)]
+        answer = httpx.post(f"{server.url}/v1/recognize", files=upload, timeout=60, trust_env=False).json()
+    assert answer["text"] == expected.text
+    assert answer["confidence"] == pytest.approx(expected.confidence, abs=1e-4)
+    assert [vote["text"] for vote in answer["votes"]] == [ballot.text for ballot in expected.votes]
 
 
 @pytest.mark.slow

@@ -55,7 +55,15 @@ ZOO: dict[str, dict[str, Any]] = {
         **{key: value for key, value in _SHORT_DECODER.items() if key != "permutations"},
     },
     "line-ctc-small": {"kind": "line-ctc"},
-    "line-ctc-nano": {"kind": "line-ctc", "stem": (16, 32, 48), "width": 96, "depth": 2, "heads": 4, "mlp_ratio": 2.0},
+    "line-ctc-nano": {
+        "kind": "line-ctc",
+        "stem": (16, 32, 48),
+        "width": 96,
+        "depth": 2,
+        "heads": 4,
+        "mlp_ratio": 2.0,
+        "dropout": 0.0,
+    },
     **{
         f"trocr-{size}": {"kind": "trocr", "source": f"microsoft/trocr-{size}-handwritten"}
         for size in ("small", "base", "large")
