@@ -147,7 +147,10 @@ def fit(
         if due:
             report: dict[str, Any] = {}
             if workers.first:
-                scores = evaluate(recognizer)
+                scores = or_out_of_memory(
+                    partial(evaluate, recognizer),
+                    lambda: "evaluation does not fit in memory beside training: choose a smaller recognizer",
+                )
                 recognizer.train()
                 spent = seconds + perf_counter() - started
                 report = asdict(Report(step, spent, loss_sum / loss_steps, scores.to_json()))

@@ -11,7 +11,8 @@ from glyphrun.training.gradient import Gradient
 def batch_that_fits(gradient: Gradient, optimizer: torch.optim.Optimizer, step: int) -> str:
     """A sentence with the largest of the tried batches that fits, and how the step stays the same with it.
 
-    Each is tried as a whole update with a learning rate of zero, so the weights stay as they are.
+    Each is tried in two updates with a learning rate of zero, so the weights stay as they are: the second has the
+    moments of the first beside it, and in both the gradient of one batch lies beside the passes of the next.
     """
     batch_size, accumulate = gradient.order.batch_size, gradient.accumulate
     workers = gradient.workers.world
@@ -19,10 +20,12 @@ def batch_that_fits(gradient: Gradient, optimizer: torch.optim.Optimizer, step: 
         group["lr"] = 0.0
 
     def attempt(items: int) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        gradient.attempt(step, items)
-        gradient.scaler.step(optimizer)
-        gradient.scaler.update()
+        for _ in range(2):
+            optimizer.zero_grad(set_to_none=True)
+            for _ in range(2):
+                gradient.attempt(step, items)
+            gradient.scaler.step(optimizer)
+            gradient.scaler.update()
         optimizer.zero_grad(set_to_none=True)
 
     optimizer.zero_grad(set_to_none=True)
