@@ -27,10 +27,10 @@ ARGUMENTS = [
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
 
-def unit_samples() -> ModuleType:
-    """The unit tests' module, for its sample results; test folders are no packages."""
-    path = Path(__file__).parents[1] / "unit" / "test_report.py"
-    spec = importlib.util.spec_from_file_location("report_samples", path)
+def samples_of(name: str) -> ModuleType:
+    """A module of the unit tests, for its samples; test folders are no packages."""
+    path = Path(__file__).parents[1] / "unit" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"{name}_samples", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -39,7 +39,7 @@ def unit_samples() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    samples = unit_samples()
+    samples = samples_of("test_report")
     out = tmp_path_factory.mktemp("report") / "report.html"
     render_report(samples.sample_results(), samples.sample_examples(), out)
     return out

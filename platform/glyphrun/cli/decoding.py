@@ -34,15 +34,23 @@ def decode_sweep(
     Example: [bold]glyphrun decode-sweep runs/demo runs/demo/data --settings experiments/decode.yaml[/]
     """
     from glyphrun.bundle import read_manifest
+    from glyphrun.report.decoding import write_decode_page
     from glyphrun.sweeps.decode import readers_of
     from glyphrun.sweeps.decode_settings import load_space, plan_points
 
     with plain_errors():
         readers = readers_of(sources[:-1])
         space = load_space(settings)
-        points, left_out = plan_points(space, {name: read_manifest(path).decode for name, path in readers.items()})
+        manifests = {name: read_manifest(path) for name, path in readers.items()}
+        points, left_out = plan_points(
+            space,
+            {name: manifest.decode for name, manifest in manifests.items()},
+            {name: manifest.recognizer["kind"] for name, manifest in manifests.items()},
+        )
         rows = _read(points, readers, sources[-1], split, out, memory_mib=memory_mib)
-    _show(rows, out)
+        page = out / "decode.html"
+        write_decode_page(rows, page, title=f"{sources[-1].resolve().name}, {split}")
+    _show(rows, page)
     if left_out:
         console.print(f"{left_out} combinations contradict themselves and were left out")
 
@@ -63,6 +71,7 @@ def validate(
     Example: [bold]glyphrun validate runs/demo/bundle runs/demo/data --quick[/]
     """
     from glyphrun.evaluation.recommend import recommend
+    from glyphrun.report.decoding import write_decode_page
     from glyphrun.sweeps.decode import readers_of
     from glyphrun.sweeps.suite import QUICK_ITEMS, available_corrections, suite_points
     from glyphrun.sweeps.trials import write_json
@@ -74,12 +83,15 @@ def validate(
         advice = recommend(rows, budget_ms)
         report = {"schema": 1, "split": split, "methods": rows, "recommendations": [asdict(one) for one in advice]}
         write_json(out, report)
-    _show(rows, out)
+        page = out.with_suffix(".html")
+        write_decode_page(rows, page, title=f"{sources[-1].resolve().name}, {split}", advice=advice)
+    _show(rows, page)
     for one in advice:
         console.print(f"[bold]{one.need}[/]: {one.name or 'nothing'}. {one.sentence}", soft_wrap=True)
     if quick:
-        for kind, matches in (("beam", "beam"), ("ensemble", "members")):
-            found = [row for row in rows if matches in row["name"]]
+        together = [row for row in rows if row["point"]["ensemble_vote"]]
+        beams = [row for row in rows if row["point"]["decode"]["search"] == "beam" and row not in together]
+        for kind, found in (("beam", beams), ("ensemble", together)):
             if found:
                 console.print(_answer(kind, found), soft_wrap=True)
 
@@ -88,14 +100,11 @@ def _read(
     points: Sequence[Any], readers: Mapping[str, Path], dataset: Path, split: str, out: Path, **options: Any
 ) -> list[dict[str, Any]]:
     from glyphrun.cluster import ray_for_command
-    from glyphrun.report.decoding import write_decode_page
     from glyphrun.sweeps.decode import decode_sweep
 
     with ray_for_command(), progress_bar("settings") as progress:
         told: Callable[[int, int], None] = progress
-        rows = decode_sweep(points, readers, dataset.absolute(), split, out, on_row=told, **options)
-    write_decode_page(rows, out / "decode.html", title=f"{dataset.name}, {split}")
-    return rows
+        return decode_sweep(points, readers, dataset.absolute(), split, out, on_row=told, **options)
 
 
 def _show(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
@@ -117,7 +126,10 @@ def _show(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
 
 
 def _answer(kind: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    best = min(rows, key=lambda row: row["cer"])
+    measured = [row for row in rows if row["cer"] is not None]
+    if not measured:
+        return f"Does the {kind} help? The texts have no characters to tell by."
+    best = min(measured, key=lambda row: row["cer"])
     cer = best["against_greedy"]["cer"]
     low, high = (100 * end for end in cer["ci"])
     verdict = "helps" if high < 0 else "does not help for sure" if cer["difference"] < 0 else "does not help"

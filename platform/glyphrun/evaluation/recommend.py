@@ -21,21 +21,20 @@ class Recommendation:
 def recommend(rows: Sequence[Mapping[str, Any]], budget_ms: float | None = None) -> list[Recommendation]:
     """The most accurate row, the fastest within one point of CER of it, and the most accurate within a latency budget.
 
-    rows: with name, cer (exact where texts have no characters), exact, ms an item and against_greedy. Raises ValueError
+    rows: with name, cer (None where texts have no characters; then exact counts), exact, ms an item and against_greedy. Raises ValueError
     without rows.
     """
     if not rows:
         raise ValueError("nothing was measured, so nothing can be recommended")
     best = min(rows, key=_rank)
-    near = [row for row in rows if row["cer"] <= best["cer"] + WITHIN]
+    near = [row for row in rows if _error(row) <= _error(best) + WITHIN]
     fastest = min(near, key=lambda row: (row["ms"], *_rank(row)))
     found = [
         Recommendation("most accurate", best["name"], f"{_told(best)}, the lowest of {len(rows)}; {_against(best)}"),
         Recommendation(
             "fastest within one point of the most accurate",
             fastest["name"],
-            f"{_told(fastest)}, {best['ms'] / fastest['ms']:.1f} times as fast as the most accurate for "
-            f"{100 * (fastest['cer'] - best['cer']):.2f} points of CER more",
+            f"{_told(fastest)}; {_beside(fastest, best)}",
         ),
     ]
     if budget_ms is not None:
@@ -52,20 +51,36 @@ def recommend(rows: Sequence[Mapping[str, Any]], budget_ms: float | None = None)
 
 
 def _rank(row: Mapping[str, Any]) -> tuple[float, float, float]:
-    return row["cer"], -row["exact"], row["ms"]
+    return _error(row), -row["exact"], row["ms"]
+
+
+def _error(row: Mapping[str, Any]) -> float:
+    """CER, or where texts have no characters the share of wrong answers."""
+    return 1 - row["exact"] if row["cer"] is None else float(row["cer"])
+
+
+def _beside(fastest: Mapping[str, Any], best: Mapping[str, Any]) -> str:
+    if fastest is best:
+        return "nothing faster is as near"
+    return (
+        f"{best['ms'] / fastest['ms']:.1f} times as fast as the most accurate for "
+        f"{100 * (_error(fastest) - _error(best)):.2f} points more"
+    )
 
 
 def _told(row: Mapping[str, Any]) -> str:
-    return f"CER {100 * row['cer']:.2f} %, exact {100 * row['exact']:.1f} %, {row['ms']:.2f} ms an item"
+    cer = "" if row["cer"] is None else f"CER {100 * row['cer']:.2f} %, "
+    return f"{cer}exact {100 * row['exact']:.1f} %, {row['ms']:.2f} ms an item"
 
 
 def _against(row: Mapping[str, Any]) -> str:
-    cer = row["against_greedy"]["cer"]
-    low, high = cer["ci"]
-    if cer["difference"] == 0 and low == high == 0:
+    measured = row["against_greedy"]
+    what, change, sign = ("CER", measured["cer"], 1) if measured["cer"] else ("exact match", measured["exact"], -1)
+    low, high = change["ci"]
+    if change["difference"] == low == high == 0:
         return "greedy reading itself, or the same answers"
-    sure = "surely" if high < 0 else "not surely"
+    sure = "surely" if (high < 0 if sign > 0 else low > 0) else "not surely"
     return (
-        f"{100 * cer['difference']:+.2f} points of CER against greedy reading (95 % interval {100 * low:+.2f} to "
+        f"{100 * change['difference']:+.2f} points of {what} against greedy reading (95 % interval {100 * low:+.2f} to "
         f"{100 * high:+.2f}), so {sure} better"
     )

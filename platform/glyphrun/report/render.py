@@ -31,6 +31,18 @@ def render_report(results: Mapping[str, Any], examples: Sequence[Example], out: 
     """
     if results.get("schema") != 1:
         raise ValueError(f"results of schema {results.get('schema')!r} cannot be reported; schema 1 is expected")
+    try:
+        page = _page(results, examples)
+    except KeyError as error:
+        raise ValueError(f"the results lack a key ({error}); write results.json again with this version") from error
+    render_page("template.html", page, out)
+
+
+def render_page(template: str, page: Mapping[str, Any], out: Path) -> None:
+    """Write a page from a template beside this file, with what it shows, our styles and scripts, and Plotly inside it.
+
+    ``out`` is replaced atomically. Raises ValueError for a key that the template asks for and the page lacks.
+    """
     environment = Environment(
         loader=FileSystemLoader(_HERE),
         autoescape=True,
@@ -38,11 +50,16 @@ def render_report(results: Mapping[str, Any], examples: Sequence[Example], out: 
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    inside = {
+        "plotly": Markup(get_plotlyjs()),
+        "style": Markup((_HERE / "report.css").read_text("utf-8")),
+        "script": Markup((_HERE / "report.js").read_text("utf-8")),
+    }
     try:
-        page = environment.get_template("template.html").render(_page(results, examples))
-    except (KeyError, UndefinedError) as error:
+        written = environment.get_template(template).render({**inside, **page})
+    except UndefinedError as error:
         raise ValueError(f"the results lack a key ({error}); write results.json again with this version") from error
-    _write_atomically(page, out)
+    _write_atomically(written, out)
 
 
 def _page(results: Mapping[str, Any], examples: Sequence[Example]) -> dict[str, Any]:
@@ -57,9 +74,6 @@ def _page(results: Mapping[str, Any], examples: Sequence[Example]) -> dict[str, 
     shown = cards(examples)
     confidence = confidence_section(results)
     return {
-        "plotly": Markup(get_plotlyjs()),
-        "style": Markup((_HERE / "report.css").read_text("utf-8")),
-        "script": Markup((_HERE / "report.js").read_text("utf-8")),
         "run": run,
         "finished": moment(run.get("finished")),
         "took": duration(run.get("seconds")),

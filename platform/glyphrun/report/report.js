@@ -76,7 +76,7 @@
       row.hidden = !words.every((word) => text.includes(word));
       shown += !row.hidden;
     }
-    found.textContent = `${shown} of ${rows.length} trials`;
+    found.textContent = `${shown} of ${rows.length} ${found.dataset.of}`;
   });
 
   const cards = document.querySelectorAll("[data-verdict]");

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from glyphrun.evaluation.evaluate import score
 from glyphrun.evaluation.metrics import count_errors
 from glyphrun.evaluation.significance import paired_bootstrap
 from glyphrun.graphemes import graphemes
-from glyphrun.sweeps.decode_settings import DecodePoint, greedy_of
+from glyphrun.sweeps.decode_settings import DecodePoint, distinct_names, greedy_of
 from glyphrun.sweeps.encodings import StoredBatch, size_in_bytes, store
 from glyphrun.sweeps.experiment import ExperimentError
 from glyphrun.sweeps.trials import write_json
@@ -44,7 +44,7 @@ class Item:
 
 
 def readers_of(sources: Sequence[Path]) -> dict[str, Path]:
-    """The bundles that can read, by name: a bundle's own, and for a run its winner and the winner's snapshots.
+    """The bundles that can read, by name: the folder's for a bundle, and for a run its winner and the winner's snapshots.
 
     Raises ExperimentError for a folder that is neither, and for two of one name.
     """
@@ -52,7 +52,9 @@ def readers_of(sources: Sequence[Path]) -> dict[str, Path]:
     for source in sources:
         for name, folder in _of_source(source).items():
             if name in readers:
-                raise ExperimentError(f"{folder} and {readers[name]} are both called {name}: rename one of the folders")
+                raise ExperimentError(
+                    f"{folder} and {readers[name]} are both called {name}: rename a folder, or read them apart"
+                )
             readers[name] = folder
     return readers
 
@@ -65,7 +67,7 @@ def _of_source(source: Path) -> dict[str, Path]:
         raise ExperimentError(f"{source} is neither a bundle (it has no {SUMS}) nor a finished run (no results.json)")
     winner = json.loads(results.read_text(encoding="utf-8"))["winner"]
     snapshots = sorted((source / "trials" / winner / "snapshots").glob("step-*"))
-    return {folder.name: folder for folder in snapshots} | {"bundle": source / "bundle"}
+    return {source.resolve().name: source / "bundle"} | {folder.name: folder for folder in snapshots}
 
 
 def decode_sweep(
@@ -97,7 +99,11 @@ def decode_sweep(
     if new:
         _read_new(new, readers, dataset, split, out, memory_mib, limit, seed, on_row, len(wanted))
     rows = {key: json.loads((out / ROWS / f"{key}.json").read_text(encoding="utf-8")) for key in wanted}
-    compared = [_compared(rows[key], rows[greedy_of(point).key(weights, data)], seed) for key, point in wanted.items()]
+    names = distinct_names(list(wanted.values()))
+    compared = [
+        {**_compared(rows[key], rows[greedy_of(point).key(weights, data)], seed), "name": name}
+        for (key, point), name in zip(wanted.items(), names, strict=True)
+    ]
     compared.sort(key=lambda row: (row["cer"] is None, row["cer"], -row["exact"], row["ms"]))
     write_json(out / "decode.json", {"schema": 1, "dataset": str(dataset), "split": split, "rows": compared})
     return compared
@@ -122,6 +128,7 @@ def _read_new(
     try:
         for name in members:
             engine = load_engine(readers[name])
+            _check(engine, name, new.values())
             arrays = load_split(dataset, split, engine.processor)
             chosen = _chosen(len(arrays), limit, seed)
             truths = tuple(arrays.texts[item] for item in chosen)
@@ -146,6 +153,16 @@ class Encoding:
     frames: int
 
 
+def _check(engine: Engine, name: str, points: Iterable[DecodePoint]) -> None:
+    """Raises ExperimentError for a point that the reader cannot follow, before anything is encoded."""
+    for point in points:
+        if name in point.members:
+            try:
+                engine.with_settings(point.decode.model_copy(update={"correction": None}))
+            except ValueError as error:
+                raise ExperimentError(f"{point.name} cannot be read: {error}") from None
+
+
 def _chosen(items: int, limit: int | None, seed: int) -> np.ndarray:
     if limit is None or limit >= items:
         return np.arange(items)
@@ -163,15 +180,15 @@ def _tune(
 ) -> None:
     trainable = partial(
         _read_point,
+        points={key: point.model_dump(mode="json") for key, point in new.items()},
         readers={name: str(folder.absolute()) for name, folder in readers.items()},
         encodings=encodings,
         truths=truths,
         out=str(out),
     )
-    points = [{"key": key, "point": point.model_dump(mode="json")} for key, point in new.items()]
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": 1, "gpu": int(torch.cuda.is_available())}),
-        param_space={"point": tune.grid_search(points)},
+        param_space={"key": tune.grid_search(list(new))},
         # Starting a process takes seconds and reading often less, so processes are kept.
         tune_config=tune.TuneConfig(metric="exact", mode="max", reuse_actors=True),
         run_config=tune.RunConfig(
@@ -181,11 +198,16 @@ def _tune(
             verbose=0,
         ),
     )
-    failed = [str(result.error) for result in tuner.fit() if result.error is not None]
+    failed = [str(result.error) for result in _results(tuner) if result.error is not None]
     missing = [key for key in new if not (out / ROWS / f"{key}.json").exists()]
     if missing:
         reason = failed[0].strip().splitlines()[-1] if failed else "its process ended"
         raise ExperimentError(f"{new[missing[0]].name} could not be read: {reason}")
+
+
+def _results(tuner: tune.Tuner) -> list[tune.Result]:
+    grid = tuner.fit()
+    return [grid[place] for place in range(len(grid))]
 
 
 class _Count(tune.Callback):
@@ -204,13 +226,20 @@ class _Count(tune.Callback):
 
 
 def _read_point(
-    config: dict[str, Any], *, readers: dict[str, str], encodings: dict[str, Any], truths: tuple[str, ...], out: str
+    config: dict[str, Any],
+    *,
+    points: dict[str, dict[str, Any]],
+    readers: dict[str, str],
+    encodings: dict[str, Any],
+    truths: tuple[str, ...],
+    out: str,
 ) -> None:
     """One point in a process that reads others before and after."""
     torch.set_num_threads(1)
-    point = DecodePoint.model_validate(config["point"]["point"])
+    key = config["key"]
+    point = DecodePoint.model_validate(points[key])
     row = read_point(point, {name: Path(folder) for name, folder in readers.items()}, encodings, truths)
-    write_json(Path(out) / ROWS / f"{config['point']['key']}.json", row)
+    write_json(Path(out) / ROWS / f"{key}.json", row)
     tune.report({"exact": row["exact"]})
 
 
@@ -224,7 +253,7 @@ def read_point(
     for name in point.members:
         encoding: Encoding = ray.get(encodings[name])
         engine = _engine(str(readers[name])).with_settings(point.decode)
-        predictions, decoding = _decoded(engine, [batch.load() for batch in encoding.batches], len(truths))
+        predictions, decoding = _decoded(engine, [batch.load(engine.device) for batch in encoding.batches], len(truths))
         shares.append(_share_read(predictions, point, encoding.frames))
         seconds += decoding + shares[-1] * encoding.seconds
         frames += encoding.frames

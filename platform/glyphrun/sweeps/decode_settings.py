@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
@@ -17,6 +19,9 @@ from glyphrun.overlay import overlay
 from glyphrun.sweeps.experiment import ExperimentError
 
 GREEDY = "greedy"
+RANKING, EMITTING = "query-digits", "line-ctc"  # kinds that rank every answer, and that read along a line
+FILES = ("lexicon", "confusions", "language_model")
+UNTOLD = ("n_best", "calibration", "vote_floor", "length_priors", "seed")  # told only of points that need it
 
 
 class DecodeSpace(BaseModel):
@@ -25,8 +30,9 @@ class DecodeSpace(BaseModel):
     base: decode settings that all have, over the bundle's own. space: for each path of a decode setting, such as
     ``width`` or ``correction.lm_weight``, the values that are crossed with all others. members: who reads, each a list of
     readers by name (the folder's, or for a run's snapshots ``step-000050``); all readers alone if it is empty.
-    ensemble_vote: how several of them vote. Settings that fit none of the others (a width without a beam) are set to what
-    they have no influence on, and equal ones are read once.
+    ensemble_vote: how several of them vote, all with the settings of the first. Settings without influence on what is read
+    (a width without a beam, any width of a recognizer that ranks its whole answer space) are as they are by default, and
+    points that are equal then are read once.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,15 +55,16 @@ class DecodePoint(BaseModel):
     @property
     def name(self) -> str:
         """The point in words: who reads, and what differs from a bare greedy reading."""
-        plain = DecodeSettings().model_dump(exclude={"n_best", "calibration", "abstain_below", "vote_floor"})
+        plain = DecodeSettings().model_dump(exclude={*UNTOLD, "abstain_below"})
         own = self.decode.model_dump(mode="json", exclude_none=True)
         told = [_told(key, own[key]) for key, value in plain.items() if key in own and own[key] != value]
         who = f"{len(self.members)} members, {self.ensemble_vote}" if self.ensemble_vote else self.members[0]
         return ", ".join([who, *(told or [GREEDY])])
 
-    def key(self, readers: dict[str, str], data: str) -> str:
-        """A hash of all that its result depends on; readers: a hash of each member's weights, data: of the items."""
+    def key(self, readers: Mapping[str, str], data: str) -> str:
+        """A hash of all that its result depends on; readers: a hash of each member's files, data: of the items."""
         declared = {
+            "files": _hashes_of_files(self.decode.correction),
             "decode": self.decode.model_dump(mode="json"),
             "members": [readers[member] for member in self.members],
             "vote": self.ensemble_vote,
@@ -66,26 +73,55 @@ class DecodePoint(BaseModel):
         return hashlib.sha256(json.dumps(declared, sort_keys=True).encode()).hexdigest()[:20]
 
 
+def distinct_names(points: Sequence[DecodePoint]) -> list[str]:
+    """The name of each point; those that would share one also tell in which of the other settings they differ."""
+    shared = Counter(point.name for point in points)
+    names = []
+    for point in points:
+        alike = [other for other in points if other.name == point.name]
+        told = []
+        for key in UNTOLD if shared[point.name] > 1 else ():
+            value = getattr(point.decode, key)
+            if any(getattr(other.decode, key) != value for other in alike):
+                told.append(_told(key, value.temperature if key == "calibration" else value))
+        if len({other.members for other in alike}) > 1:
+            told.insert(0, "+".join(point.members))
+        names.append(", ".join([point.name, *told]))
+    return names
+
+
 def load_space(path: Path) -> DecodeSpace:
-    """A settings file. Raises ExperimentError naming the file, the key and the nearest known one."""
+    """A settings file; files that it names relative to itself become absolute, since trials run elsewhere.
+
+    Raises ExperimentError naming the file, the key and the nearest known one."""
     try:
         declared = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ExperimentError(f"{path} cannot be read: {error}") from None
     try:
-        return DecodeSpace.model_validate(declared or {})
+        space = DecodeSpace.model_validate(declared or {})
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise ExperimentError(f"{path}: {place}: {first['msg']}{_near(str(first['loc'][-1]), DecodeSpace)}") from None
+    return space.model_copy(
+        update={
+            "base": _with_files(space.base, path.parent),
+            "space": {
+                key: [_with_file(key, value, path.parent) for value in values] for key, values in space.space.items()
+            },
+        }
+    )
 
 
-def plan_points(space: DecodeSpace, own: dict[str, DecodeSettings]) -> tuple[list[DecodePoint], int]:
+def plan_points(
+    space: DecodeSpace, own: Mapping[str, DecodeSettings], kinds: Mapping[str, str]
+) -> tuple[list[DecodePoint], int]:
     """Every different point of a space, and how many combinations were left out because they contradict themselves.
 
-    own: each reader's own decode settings. Raises ExperimentError for an unknown setting or reader, or if nothing is left.
+    own: each reader's own decode settings; kinds: of each reader's recognizer. Raises ExperimentError for an unknown setting or reader, or if nothing is left.
     """
-    for path in space.space:
+    for path in (*space.base, *space.space):
         _check_path(path)
     unknown = [name for group in space.members for name in group if name not in own]
     if unknown:
@@ -99,7 +135,9 @@ def plan_points(space: DecodeSpace, own: dict[str, DecodeSettings]) -> tuple[lis
             declared = _set(declared, path.split("."), value)
         for vote in space.ensemble_vote if len(group) > 1 else [None]:
             try:
-                decode = DecodeSettings.model_validate(_without_influence_gone(declared))
+                decode = DecodeSettings.model_validate(
+                    _without_influence_gone(declared, {kinds[name] for name in group}, vote is None)
+                )
             except ValidationError as error:
                 left_out, reason = left_out + 1, str(error.errors()[0]["msg"])
                 continue
@@ -116,33 +154,73 @@ def greedy_of(point: DecodePoint) -> DecodePoint:
         window_frames=point.decode.window_frames,
         vote_floor=point.decode.vote_floor,
         length_priors=point.decode.length_priors,
+        calibration=point.decode.calibration,
     )
     return DecodePoint(members=point.members[:1], decode=bare)
 
 
-def _without_influence_gone(declared: dict[str, Any]) -> dict[str, Any]:
-    """Settings of searches that are not this one, as they are by default."""
+def _without_influence_gone(declared: dict[str, Any], kinds: set[str], alone: bool) -> dict[str, Any]:
+    """Settings that have no influence on what is read, as they are by default; kinds: of the recognizers that read."""
     plain = DecodeSettings().model_dump(mode="json")
     search = declared.get("search", GREEDY)
-    idle = {
-        "beam": ("width", "length_penalty", "early_stop", "cloze_rescore"),
-        "sample": ("temperature", "top_k", "top_p", "samples", "seed"),
-    }
-    reset = {key: plain[key] for kind, keys in idle.items() if kind != search for key in keys}
-    if search == "beam" and declared.get("width") == 1:
-        return {**declared, **reset, **{key: plain[key] for key in idle["beam"]}, "search": GREEDY}
-    return {**declared, **reset}
+    correction = declared.get("correction") or {}
+    shallow = correction.get("lm_fusion") == "shallow"
+    if search == "beam" and not shallow and not declared.get("length_penalty"):
+        # A beam of one is greedy where tokens are generated; along a line it sums paths, of which greedy takes the best.
+        greedy = declared.get("width", 1) == 1 and not declared.get("cloze_rescore") and EMITTING not in kinds
+        search = GREEDY if greedy or kinds == {RANKING} else search
+    idle = ["abstain_below"]
+    if search != "beam":
+        idle += ["width", "length_penalty", "early_stop", "cloze_rescore"]
+        if search != "sample" and alone and not correction and RANKING not in kinds:
+            idle.append("n_best")
+    elif kinds == {RANKING}:
+        idle += ["width", "early_stop"]
+    if search != "sample":
+        idle += ["temperature", "top_k", "top_p", "samples", "seed"]
+    return {**declared, "search": search, **{key: plain[key] for key in idle}}
 
 
 def _told(key: str, value: Any) -> str:
     if key == "search":
         return str(value)
-    if key == "correction":
-        names = [name for name in ("lexicon", "language_model") if value.get(name)]
-        return " and ".join(name.replace("_", " ") for name in names) + (
-            f" ({value['lm_fusion']})" if value.get("language_model") else ""
-        )
-    return f"{key.replace('_', ' ')} {value}"
+    if key != "correction":
+        return f"{key.replace('_', ' ')} {value}"
+    plain = CorrectionSettings(lexicon="any").model_dump()
+    files = [Path(value[name]).name for name in FILES if value.get(name)]
+    changed = [
+        _told(name, value[name]) for name in plain if name not in FILES and value.get(name, plain[name]) != plain[name]
+    ]
+    return " ".join(["corrected by", " and ".join(files)]) + (f" ({', '.join(changed)})" if changed else "")
+
+
+def _with_file(key: str, value: Any, folder: Path) -> Any:
+    first, _, rest = key.partition(".")
+    if first != "correction":
+        return value
+    if not rest:
+        return _with_files({first: value}, folder)[first]
+    return _absolute(value, folder) if rest in FILES else value
+
+
+def _with_files(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+    correction = settings.get("correction")
+    if not isinstance(correction, dict):
+        return settings
+    files = {key: _absolute(correction[key], folder) for key in FILES if key in correction}
+    return {**settings, "correction": {**correction, **files}}
+
+
+def _absolute(value: Any, folder: Path) -> Any:
+    """The file's absolute path if it lies there; else it is in the bundle, or on the hub."""
+    return str((folder / value).absolute()) if isinstance(value, str) and (folder / value).exists() else value
+
+
+def _hashes_of_files(correction: CorrectionSettings | None) -> dict[str, str]:
+    """Of the files that correction names by absolute paths; those in a bundle are known by the bundle's hashes."""
+    named = {name: getattr(correction, name) for name in FILES} if correction else {}
+    paths = {name: Path(value) for name, value in named.items() if value and Path(value).is_absolute()}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items() if path.is_file()}
 
 
 def _check_path(path: str) -> None:

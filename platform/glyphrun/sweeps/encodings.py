@@ -15,6 +15,7 @@ from torch import Tensor
 from glyphrun.engine import Encoded
 from glyphrun.models.recognizer import Memory
 
+NOTHING = torch.empty(0)  # stands where a stored tensor is
 Batches = Sequence[tuple[list[int], Encoded]]
 
 
@@ -44,9 +45,10 @@ class StoredBatch:
     encoded: Encoded
     tensors: dict[str, Stored]
 
-    def load(self) -> tuple[list[int], Encoded]:
-        """The batch as the engine decodes it."""
-        memory = replace(self.encoded.memory, **{name: stored.tensor() for name, stored in self.tensors.items()})
+    def load(self, device: torch.device) -> tuple[list[int], Encoded]:
+        """The batch as an engine on that device decodes it."""
+        tensors = {name: stored.tensor().to(device) for name, stored in self.tensors.items()}
+        memory = replace(self.encoded.memory, **tensors)
         return self.numbers, replace(self.encoded, memory=memory)
 
 
@@ -65,7 +67,7 @@ def store(batches: Batches, folder: Path | None) -> list[StoredBatch]:
                 file = folder / f"{place:05}-{name}.npy"
                 np.save(file, array)
             tensors[name] = Stored(None if file else array, file, half)
-        bare = replace(encoded, memory=replace(encoded.memory, **dict.fromkeys(tensors)))
+        bare = replace(encoded, memory=replace(encoded.memory, **dict.fromkeys(tensors, NOTHING)))
         stored.append(StoredBatch(numbers, bare, tensors))
     return stored
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Any
 
 import torch
 
+from glyphrun.bundle import save_bundle
 from glyphrun.data.batches import FrameArrays
 from glyphrun.engine import Engine
 from glyphrun.evaluation.evaluate import Scores, evaluate
 from glyphrun.memory import OutOfMemory
+from glyphrun.models.lora import merge_lora
 from glyphrun.models.recognizer import Recognizer
 from glyphrun.models.zoo import parse_settings
 from glyphrun.recipe import codec_for, processor_for
@@ -21,6 +24,8 @@ from glyphrun.sweeps.trials import Outcome, checkpoint_folder, read_reports, wri
 from glyphrun.training.fit import TrainingDiverged, fit
 from glyphrun.training.parallel import Workers
 from glyphrun.training.start import check_samples, start_recognizer
+
+SNAPSHOTS = "snapshots"  # bundles of a trial's recognizer at stated steps, beside its checkpoint
 
 
 def train_trial(
@@ -48,6 +53,22 @@ def train_trial(
     def score(trained: Recognizer) -> Scores:
         return evaluate(Engine(trained, codec, processor, trial.decode, device=device), val)
 
+    def snapshot(trained: Recognizer, step: int) -> None:
+        whole = copy.deepcopy(trained)
+        merge_lora(whole)
+        kept = folder / SNAPSHOTS / f"step-{step:06}"
+        if not kept.exists():  # a run that was killed after this step and before its checkpoint has left it
+            save_bundle(
+                kept,
+                name=f"{trial.id}-{step}",
+                recognizer=whole,
+                codec=codec,
+                processor=processor,
+                decode=trial.decode,
+                metrics={},
+                provenance={"trial": trial.id, "step": str(step), "seed": str(trial.train.seed)},
+            )
+
     reports = fit(
         recognizer,
         codec,
@@ -58,6 +79,7 @@ def train_trial(
         checkpoint_folder(folder),
         device=device,
         workers=workers,
+        snapshot=snapshot,
     )
     try:
         for report in reports:
