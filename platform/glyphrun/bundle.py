@@ -80,9 +80,22 @@ def save_bundle(
     metrics: dict[str, Any],
     provenance: dict[str, str],
     method: Method = "float32",
+    files: Path | None = None,
 ) -> None:
-    """Write a bundle whole or not at all, its weights stored by a method. Raises BundleError if the folder exists."""
+    """Write a bundle whole or not at all, its weights stored by a method.
+
+    files: the folder from which ``decode`` names what correction needs, which is copied; the working folder by default.
+    Raises BundleError if the folder exists, CorrectionError for a file that is not there.
+    """
     with written_whole(folder) as aside:
+        if decode.correction is not None:
+            from glyphrun.correction import correction_files  # here: most bundles correct nothing
+
+            correction, wanted = correction_files(decode.correction, files or Path())
+            decode = decode.model_copy(update={"correction": correction})
+            for place, source in wanted.items():
+                (aside / place).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, aside / place)
         save_file(stored(recognizer, method), aside / WEIGHTS)
         manifest = BundleManifest(
             name=name,
@@ -193,6 +206,7 @@ def engine_of(
         device=device,
         precision=precision or precision_of(method, device),
         provenance=provenance_of(manifest),
+        files=folder,
     )
     compile_blocks(engine)
     return engine
@@ -211,7 +225,7 @@ def _sha256(path: Path) -> str:
 def _model_card(manifest: BundleManifest) -> str:
     rows = [
         f"| {split} | {scores['n']} | {scores['exact']:.4f} | {scores['exact_ci'][0]:.4f}–{scores['exact_ci'][1]:.4f} "
-        f"| {scores['cer']:.4f} |"
+        f"| {'–' if scores['cer'] is None else format(scores['cer'], '.4f')} |"
         for split, scores in manifest.metrics.items()
     ]
     origin = [f"- {key}: {value}" for key, value in sorted(manifest.provenance.items())]

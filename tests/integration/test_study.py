@@ -61,7 +61,14 @@ def experiment(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Experime
         {
             "name": "study",
             "trials": 6,
-            "train": {"steps": 4, "batch_size": 8, "evaluate_every": 2, "checkpoint_every": 2, "warmup": 1},
+            "train": {
+                "steps": 4,
+                "batch_size": 8,
+                "evaluate_every": 2,
+                "checkpoint_every": 2,
+                "snapshot_every": 2,
+                "warmup": 1,
+            },
             "scheduler": {"grace_steps": 4},
             "budget": {"latency_ms": 10_000, "frames": 2},
             "candidates": [
@@ -194,3 +201,18 @@ def test_transferred_weights_and_adapters_are_kept_beside_their_trial(run, exper
         one.recognizer.state_dict().items(), other.recognizer.state_dict().values(), strict=True
     ):
         torch.testing.assert_close(value, expected, atol=1e-5, rtol=1e-5, msg=name)
+
+
+@pytest.mark.slow
+def test_snapshots_are_bundles_of_their_steps_and_the_last_is_what_was_trained(run, experiment, small_dataset):
+    for trial in plan_trials(experiment):
+        record = read_record(run[0], trial)
+        assert sorted(folder.name for folder in (record.folder / "snapshots").iterdir()) == [
+            "step-000002",
+            "step-000004",
+        ]
+        if trial.family in ("transferred", "lines"):
+            last = load_engine(record.folder / "snapshots" / "step-000004")
+            trained = trained_engine(record, DIGITS, labels(small_dataset))
+            for one, other in zip(last.recognizer.parameters(), trained.recognizer.parameters(), strict=True):
+                torch.testing.assert_close(one, other)

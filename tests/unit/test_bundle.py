@@ -1,6 +1,7 @@
 """A bundle is read exactly as it was written, or refused by the name of the file that differs."""
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -113,3 +114,31 @@ def test_unknown_names_and_versions_say_what_there_is(bundle, tmp_path):
         registry.resolve("numbers@7")
     with pytest.raises(RegistryError, match="cannot be a model's name"):
         registry.promote(bundle, "../numbers")
+
+
+def test_a_bundle_takes_along_what_its_correction_needs(tmp_path):
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "words.tsv").write_text("12\t5\n")
+    settings = recognizer_settings("parseq-nano")
+    folder = tmp_path / "bundle"
+    save_bundle(
+        folder,
+        name="corrected",
+        recognizer=build(settings, Codec(DIGITS, 2)),
+        codec=Codec(DIGITS, 2),
+        processor=ImageProcessor(height=40, width=40),
+        decode=DecodeSettings.model_validate({"correction": {"lexicon": "words.tsv"}}),
+        metrics={},
+        provenance={},
+        files=lists,
+    )
+    shutil.rmtree(lists)
+    engine = load_engine(folder)
+    assert (
+        "correct"
+        in engine.read_prepared([engine.prepare([encode_image(np.zeros((30, 30, 3), np.uint8))], name="x")])[0].timings
+    )
+    (folder / "words.tsv").write_text("13\t5\n")
+    with pytest.raises(BundleError, match="words.tsv was changed"):
+        load_engine(folder)
