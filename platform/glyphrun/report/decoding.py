@@ -83,10 +83,17 @@ def accuracy_against_time(rows: Sequence[Row]) -> Figure:
     ]
     for family, mark in marks.items():
         traces.append(_points([row for row in rows if _family(row) == family], mark))
+    # Plotly writes 2 and 5 without their power of ten.
+    ticks = [step * 10.0**power for power in range(-3, 6) for step in (1, 2, 5)]
     name = "CER" if rows[0]["cer"] is not None else "wrong answers"
     return figure(
         traces,
-        x={"title": {"text": "time an item (ms)"}, "type": "log", "dtick": "D2", "exponentformat": "none"},
+        x={
+            "title": {"text": "time an item (ms)"},
+            "type": "log",
+            "tickvals": ticks,
+            "ticktext": [f"{tick:g}" for tick in ticks],
+        },
         y={"title": {"text": name}, "tickformat": ".1%"},
     )
 

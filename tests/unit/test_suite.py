@@ -1,0 +1,82 @@
+"""Which settings the validation suite holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from glyphrun.decoding.settings import VoteMethod
+from glyphrun.sweeps.suite import available_corrections, suite_points
+from tiny_bundles import save_tiny_bundle
+
+TINY = {"encoder": {"width": 16, "heads": 2}, "decoder_heads": 2}
+VOTES = len(get_args(VoteMethod))
+
+
+@pytest.fixture(scope="module")
+def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("bundles")
+    save_tiny_bundle(folder / "one", "parseq-nano", {**TINY, "fusion": "mean"}, windows=2, window_frames=2)
+    save_tiny_bundle(folder / "two", "parseq-nano", {**TINY, "fusion": "mean"}, seed=1)
+    save_tiny_bundle(folder / "digits", "query-digits-nano", TINY)
+    return {name: folder / name for name in ("one", "two", "digits")}
+
+
+def some(readers: dict[str, Path], *names: str) -> dict[str, Path]:
+    return {name: readers[name] for name in names}
+
+
+def test_one_reader_is_read_greedily_by_beams_and_by_samples(readers):
+    points = suite_points(some(readers, "two"), {})
+    searches = [(point.decode.search, point.decode.width, point.decode.temperature) for point in points]
+    assert searches == [("greedy", 1, 1.0), ("beam", 3, 1.0), ("beam", 5, 1.0), ("beam", 7, 1.0), ("sample", 1, 0.7)]
+    assert all(point.ensemble_vote is None for point in points)
+
+
+def test_several_vote_in_every_way(readers):
+    points = suite_points(some(readers, "one", "two"), {})
+    votes = [point for point in points if point.ensemble_vote]
+    assert [point.ensemble_vote for point in votes] == list(get_args(VoteMethod))
+    assert all(point.members == ("one", "two") and point.decode.width == 5 for point in votes)
+    assert all(point.decode.windows == 2 and point.decode.window_frames == 2 for point in points)
+
+
+def test_quick_holds_beams_and_votes_alone(readers):
+    corrections = {"lexicon": {"lexicon": "words.tsv"}}
+    points = suite_points(some(readers, "one", "two"), corrections, quick=True)
+    assert len(points) == 4 + VOTES
+    assert {point.decode.search for point in points} == {"greedy", "beam"}
+    assert all(point.decode.correction is None for point in points)
+
+
+def test_what_ranks_every_answer_has_no_beams_and_no_model_inside_one(readers, tmp_path):
+    corrections = available_corrections(tmp_path / "words.tsv", None, tmp_path / "model.arpa")
+    points = suite_points(some(readers, "digits"), corrections)
+    assert {point.decode.search for point in points} == {"greedy"}
+    told = [point.decode.correction.lm_fusion for point in points if point.decode.correction]
+    assert told == ["rerank"] * 3
+
+
+def test_every_correction_is_tried_alone_and_with_all_members(readers, tmp_path):
+    corrections = available_corrections(tmp_path / "words.tsv", tmp_path / "confusions.json", tmp_path / "model.arpa")
+    assert list(corrections) == [
+        "lexicon",
+        "language model, reranking",
+        "language model in the beam",
+        "lexicon and language model",
+    ]
+    assert all(
+        Path(value).is_absolute() for one in corrections.values() for key, value in one.items() if key != "lm_fusion"
+    )
+    points = suite_points(some(readers, "one", "two"), corrections)
+    corrected = [point for point in points if point.decode.correction]
+    assert len(points) == 5 + VOTES + 2 * 4
+    assert [point.ensemble_vote for point in corrected] == [None, "mbr"] * 4
+
+
+def test_files_that_are_not_given_are_no_corrections(tmp_path):
+    assert available_corrections(None, None, None) == {}
+    assert list(available_corrections(None, tmp_path / "confusions.json", None)) == []
+    assert list(available_corrections(None, None, tmp_path / "causal")) == ["language model, reranking"]
