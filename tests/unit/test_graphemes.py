@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import zipfile
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from glyphrun.evaluation.metrics import character_error_rate, count_errors
 from glyphrun.graphemes import graphemes
 from glyphrun.text import normalise
+from real_texts import odia
 
 VIRAMA = "\u0b4d"
 
@@ -56,8 +56,7 @@ def test_nothing_is_lost_or_added_in_any_text() -> None:
 
 
 def test_no_word_of_the_odia_list_is_split_after_a_virama(shared: Path) -> None:
-    with zipfile.ZipFile(shared / "data" / "odia_text_fonts.zip") as pack:
-        words = pack.read("ori.wordlist.txt").decode("utf-8").split()
+    words = odia(shared)
     joined = 0
     for word in map(normalise, words):
         clusters = graphemes(word)

@@ -2,52 +2,32 @@
 
 from __future__ import annotations
 
-import zipfile
 from math import exp, inf, log
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rapidfuzz.distance import Levenshtein
 from typer.testing import CliRunner
 
+from glyphrun.bundle import load_engine, save_bundle
 from glyphrun.cli.language import lexicon as verbs
+from glyphrun.data.batches import load_split
+from glyphrun.decoding.settings import CorrectionSettings, DecodeSettings
+from glyphrun.evaluation.evaluate import read_split
 from glyphrun.graphemes import graphemes
+from glyphrun.images import ImageProcessor
 from glyphrun.language.confusions import Confusions, learn_confusions, load_confusions, save_confusions
 from glyphrun.language.corpus import CorpusError
 from glyphrun.language.lexicon import Lexicon, spans, words
 from glyphrun.language.neighbours import Neighbours
 from glyphrun.language.spelling import Speller
-from glyphrun.text import normalise
+from glyphrun.models.zoo import build, recognizer_settings
+from glyphrun.text import DIGITS, Codec, normalise
+from real_texts import french, misread, odia
 
 DOUBTFUL = log(0.5)
-# What a hand may look like: each letter with another that it is taken for, and how often.
-HAND = {"u": "n", "n": "u", "é": "e", "e": "c", "a": "o", "o": "a", "l": "t", "t": "l", "i": "r", "s": "r", "m": "n"}
-
-
-def french(shared: Path, split: str) -> list[str]:
-    with zipfile.ZipFile(shared / "data" / "handwriting_fr.zip") as pack:
-        rows = [row.split("\t") for row in pack.read("labels.tsv").decode("utf-8").splitlines()[1:]]
-    return [row[1] for row in rows if row[2] == split]
-
-
-def odia(shared: Path) -> list[str]:
-    with zipfile.ZipFile(shared / "data" / "odia_text_fonts.zip") as pack:
-        return pack.read("ori.wordlist.txt").decode("utf-8").split()
-
-
-def misread(text: str, rng: np.random.Generator) -> str:
-    """The text as a recognizer of HAND reads it: one confusable letter in eight is confused, a few are lost or doubled."""
-    read = ""
-    for letter in text:
-        chance = rng.random()
-        if letter in HAND and chance < 0.12:
-            read += HAND[letter]
-        elif letter in HAND and chance < 0.135:
-            read += letter * int(rng.integers(2)) * 2
-        else:
-            read += letter
-    return read
 
 
 def best(speller: Speller, text: str, log_prob: float = DOUBTFUL) -> str:
@@ -338,3 +318,44 @@ def test_the_command_line_builds_a_lexicon_of_texts_and_of_lists(tmp_path: Path,
     assert all(entry.isdecimal() for entry in made["small"])
     refused = CliRunner().invoke(verbs, ["build", str(tmp_path / "text.txt"), str(tmp_path / "words.csv")])
     assert (refused.exit_code, "must end in .tsv" in refused.output) == (1, True)
+
+
+def test_the_command_line_learns_the_confusions_of_a_bundle_without_its_correction(
+    tmp_path: Path, small_dataset: Path
+) -> None:
+    codec = Codec(DIGITS, 1)  # and a place for the end, which this recognizer fills with a digit too
+    torch.manual_seed(0)
+    recognizer = build(recognizer_settings("parseq-nano", {"fusion": "concatenate"}), codec)
+    with torch.no_grad():
+        recognizer.head.bias[codec.encode("1")[0]] += 4  # at its first weights it would read nothing at all
+    processor = ImageProcessor(height=40, width=40)
+    Lexicon([("12", 9), ("34", 9)]).save(tmp_path / "numbers.tsv")
+    correction = CorrectionSettings(lexicon=str(tmp_path / "numbers.tsv"), lexicon_weight=5.0)
+    learnt = []
+    for name, decode in (("plain", DecodeSettings()), ("corrected", DecodeSettings(correction=correction))):
+        save_bundle(
+            tmp_path / name,
+            name=name,
+            recognizer=recognizer,
+            codec=codec,
+            processor=processor,
+            decode=decode,
+            metrics={},
+            provenance={},
+        )
+        out = tmp_path / f"{name}.json"
+        done = CliRunner().invoke(verbs, ["confusions", str(tmp_path / name), str(small_dataset), str(out)])
+        assert done.exit_code == 0, done.output
+        learnt.append(load_confusions(out))
+    assert learnt[0] == learnt[1]
+    assert learnt[0].characters > 0
+    engine = load_engine(tmp_path / "plain")
+    labelled = load_split(small_dataset, "val", processor)
+    readings = [found.text for found in read_split(engine, labelled)]
+    corrected = [found.text for found in read_split(load_engine(tmp_path / "corrected"), labelled)]
+    assert (set(readings), set(corrected)) == ({"11"}, {"12"})
+    assert learnt[0] == learn_confusions(zip(labelled.texts, readings, strict=True))
+    wrong, missed, invented = learnt[0].errors
+    assert (
+        f"of {learnt[0].characters} characters {wrong} read wrong, {missed} missed; {invented} invented" in done.output
+    )

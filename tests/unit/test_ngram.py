@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections import Counter
 from math import log
 from pathlib import Path
@@ -26,6 +25,7 @@ from glyphrun.language.ngram import (
     train,
     write_arpa,
 )
+from real_texts import french
 
 
 def some_texts(count: int, seed: int = 0) -> list[tuple[str, int]]:
@@ -240,9 +240,7 @@ def test_the_command_line_learns_from_a_text_a_list_and_the_train_labels_of_a_da
 
 
 def test_perplexity_of_unread_french_falls_with_every_order(shared: Path, tmp_path: Path) -> None:
-    with zipfile.ZipFile(shared / "data" / "handwriting_fr.zip") as pack:
-        rows = [row.split("\t") for row in pack.read("labels.tsv").decode("utf-8").splitlines()[1:]]
-    texts, unread = ([row[1] for row in rows if row[2] == split] for split in ("train", "val"))
+    texts, unread = french(shared, "train"), french(shared, "val")
     found = []
     for order in (2, 3, 4, 5, 6):
         write_arpa(train(((text, 1) for text in texts), order), tmp_path / f"{order}.arpa")

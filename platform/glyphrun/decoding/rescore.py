@@ -61,9 +61,10 @@ def correct(n_best: Sequence[Hypothesis], corrector: Corrector) -> list[Hypothes
 def correct_all(items: Sequence[Sequence[Hypothesis]], corrector: Corrector) -> list[list[Hypothesis]]:
     """``correct`` for many items, whose texts a language model weighs together.
 
-    Nothing that was read is dropped. The probability that an item's texts had together is divided among them anew, in
-    proportion to exp(score), so that what nothing speaks for or against keeps its own. Scores are of whole texts: a length
-    penalty of the search decides which are in the list, and not their order here.
+    Nothing that was read is dropped. Probabilities become proportional to exp(score); what is left to 1 is that of texts
+    that nobody named, for which as much speaks as for those that were read, so that a list which nothing tells apart
+    keeps its own. Scores are of whole texts: a length penalty of the search decides which are in the list, and not their
+    order here.
     """
     pools = [[*n_best, *_respelled(n_best, corrector.speller)] for n_best in items]
     texts = sorted({found.text for pool in pools for found in pool})
@@ -120,13 +121,13 @@ def _text_scores(texts: Sequence[str], corrector: Corrector) -> list[float]:
 
 def _ranked(pool: Sequence[Hypothesis], count: int, scores: dict[str, float]) -> list[Hypothesis]:
     """pool: the ``count`` hypotheses of an n-best list, then what they may be respelled as."""
-    log_probs = np.array([found.log_prob for found in pool])
-    totals = log_probs + [scores[found.text] for found in pool]
-    if not np.isfinite(totals).any():
+    log_probs = np.array([found.log_prob if isfinite(found.log_prob) else -np.inf for found in pool])
+    if not np.isfinite(log_probs).any():
         return list(pool[:count])
-    totals[np.isnan(totals)] = -np.inf
-    together = min(float(np.logaddexp.reduce(log_probs[np.isfinite(log_probs)])), 0.0)
-    shares = np.minimum(together + totals - np.logaddexp.reduce(totals), 0.0)
+    totals = log_probs + [scores[found.text] for found in pool]
+    read = np.logaddexp.reduce(totals[:count]) - np.logaddexp.reduce(log_probs[:count])
+    unnamed = np.log1p(-min(np.exp(log_probs).sum(), 1 - 1e-12))
+    shares = np.minimum(totals - np.logaddexp.reduce([*totals, unnamed + read]), 0.0)
     order = [int(number) for number in np.argsort(-totals, kind="stable")]
     kept = [number for place, number in enumerate(order) if number < count or place == 0]
     return [replace(pool[number], log_prob=float(shares[number])) for number in kept]
