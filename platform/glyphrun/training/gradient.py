@@ -26,6 +26,12 @@ class CountsTerms(Protocol):
         """How many terms the loss of these targets is a mean of."""
 
 
+def loss_terms(recognizer: Recognizer, targets: Tensor, pad: int) -> int:
+    """How many terms a recognizer's loss of some targets, (B, L) long, is a mean of."""
+    terms = recognizer.loss_terms(targets) if isinstance(recognizer, CountsTerms) else (targets[:, 1:] != pad).sum()
+    return int(terms)
+
+
 class Objective(nn.Module):
     """Encoder and loss in one forward pass, which is where DistributedDataParallel listens for gradients."""
 
@@ -116,8 +122,5 @@ class Gradient:
         """targets: (B, L) of items → (rows, L) of what is read: items, or each of their frames."""
         return targets if self.recognizer.reads_frames_together else targets.repeat_interleave(mask.sum(1), dim=0)
 
-    def _terms(self, targets: Tensor, mask: Tensor) -> float:
-        read = self._of_readings(targets, mask)
-        if isinstance(self.recognizer, CountsTerms):
-            return float(self.recognizer.loss_terms(read))
-        return float((read[:, 1:] != self.codec.pad).sum())
+    def _terms(self, targets: Tensor, mask: Tensor) -> int:
+        return loss_terms(self.recognizer, self._of_readings(targets, mask), self.codec.pad)
