@@ -17,7 +17,7 @@ from glyphrun.data.sample import iterate_samples
 from glyphrun.sweeps.experiment import Experiment, plan_trials
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-GROUPS = ("data", "adapter")
+GROUPS = ("data", "adapter", "lm", "lexicon")
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.S)
 
 
@@ -61,6 +61,16 @@ def test_the_commands_about_recognizers_run(newcomer):
         done = run(line, folder)
         assert done.returncode == 0, (line, done.stderr)
     assert (folder / "runs/features.parquet").exists()
+
+
+@pytest.mark.slow
+def test_the_commands_about_decoding_run(newcomer):
+    folder, _ = newcomer
+    for line in block_with("decode-sweep"):
+        done = run(line, folder)
+        assert done.returncode == 0, (line, done.stderr)
+    assert (folder / "runs/decode/decode.html").exists()
+    assert json.loads((folder / "runs/validation.json").read_text())["recommendations"]
 
 
 def test_the_candidates_shown_are_an_experiment():
@@ -110,10 +120,10 @@ def test_the_request_with_curl_is_answered(newcomer):
 
 
 def test_every_verb_is_listed_and_has_an_example():
-    listed = set(re.findall(rf"^\| `glyphrun ((?:{'|'.join(GROUPS)}) \w+|\w+)", README, re.M))
-    verbs = set(re.findall(r"│ (\w+)  ", glyphrun("--help").stdout)) - set(GROUPS)
+    listed = set(re.findall(rf"^\| `glyphrun ((?:{'|'.join(GROUPS)}) [\w-]+|[\w-]+)", README, re.M))
+    verbs = set(re.findall(r"│ (\w[\w-]*)  ", glyphrun("--help").stdout)) - set(GROUPS)
     for group in GROUPS:
-        verbs |= {f"{group} {verb}" for verb in re.findall(r"│ (\w+)  ", glyphrun(group, "--help").stdout)}
+        verbs |= {f"{group} {verb}" for verb in re.findall(r"│ (\w[\w-]*)  ", glyphrun(group, "--help").stdout)}
     assert listed == verbs
     for verb in listed:
         assert "Example:" in glyphrun(*verb.split(), "--help").stdout, verb

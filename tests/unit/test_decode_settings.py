@@ -156,3 +156,11 @@ def test_a_row_is_known_by_weights_items_settings_and_the_content_of_files(tmp_p
     keys.add(corrected.key({"one": "a"}, "val"))
     assert len(keys) == 5
     assert corrected.name == "one, corrected by words.tsv"
+
+
+def test_the_example_can_be_read_by_any_recognizer():
+    space = load_space(Path(__file__).parents[2] / "experiments" / "decode.yaml")
+    for kind, expected in (("parseq", 3 * (1 + 3 * 2 + 2)), ("query-digits", 3 * (1 + 1 + 2))):
+        points, left_out = plan_points(space, {"one": DecodeSettings()}, {"one": kind})
+        assert (len(points), left_out) == (expected, 0)
+        assert len(set(distinct_names(points))) == expected

@@ -1,4 +1,12 @@
-"""Decode sweeps: one encoding of a data set, read under many settings as Tune trials, without training again."""
+"""Decode sweeps: one encoding of a data set, read under many settings as Tune trials, without training again.
+
+Each width of a beam is searched by itself: a beam of 7 does not in general hold what one of 3 finds, since a hypothesis
+that the narrow one keeps for want of better may be crowded out of the wide one before its end. Only a recognizer that
+ranks its whole answer space reads every width as one, and such points are one point (``decode_settings``).
+
+Times are those of batches on this machine: encoding as the driver does it, with all its threads, and decoding in a trial
+with one, while other trials may run beside it.
+"""
 
 from __future__ import annotations
 
@@ -48,6 +56,8 @@ def readers_of(sources: Sequence[Path]) -> dict[str, Path]:
 
     Raises ExperimentError for a folder that is neither, and for two of one name.
     """
+    if not sources:
+        raise ExperimentError("nothing to read with: name at least one bundle or run, and last the folder of a data set")
     readers: dict[str, Path] = {}
     for source in sources:
         for name, folder in _of_source(source).items():
@@ -270,6 +280,7 @@ def read_point(
         "point": point.model_dump(mode="json"),
         **{key: scores[key] for key in kept},
         "ms": seconds * 1e3 / len(truths),
+        "items_per_s": len(truths) / seconds,
         "images_per_s": frames / len(point.members) / seconds,
         "frames_read": float(np.mean(shares)),
         "readings": [[item.text, round(item.confidence, 6)] for item in items],
