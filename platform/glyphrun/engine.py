@@ -22,7 +22,7 @@ from torch import Tensor
 from glyphrun.batching import MAX_PIXELS, MAX_PIXELS_ON_CPU, batches_of_similar_size
 from glyphrun.decoding.confidence import calibrate
 from glyphrun.decoding.early_exit import read_in_turn
-from glyphrun.decoding.rescore import Corrector, correct_all
+from glyphrun.decoding.rescore import CorrectedHypothesis, Corrector, correct_all
 from glyphrun.decoding.scorer import Scorer
 from glyphrun.decoding.search import search
 from glyphrun.decoding.settings import DecodeSettings
@@ -357,7 +357,8 @@ def conclude(n_best: Sequence[Hypothesis], settings: DecodeSettings, **rest: Any
     return Prediction(
         text=best.text,
         confidence=confidence,
-        n_best=tuple(n_best[: settings.n_best]),
+        # A corrected text stands before the list that was read, which it does not shorten.
+        n_best=tuple(n_best[: settings.n_best + isinstance(best, CorrectedHypothesis)]),
         abstained=confidence < settings.abstain_below,
         **rest,
     )
