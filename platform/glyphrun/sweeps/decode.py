@@ -57,7 +57,9 @@ def readers_of(sources: Sequence[Path]) -> dict[str, Path]:
     Raises ExperimentError for a folder that is neither, and for two of one name.
     """
     if not sources:
-        raise ExperimentError("nothing to read with: name at least one bundle or run, and last the folder of a data set")
+        raise ExperimentError(
+            "nothing to read with: name at least one bundle or run, and last the folder of a data set"
+        )
     readers: dict[str, Path] = {}
     for source in sources:
         for name, folder in _of_source(source).items():

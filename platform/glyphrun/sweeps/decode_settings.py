@@ -126,11 +126,11 @@ def plan_points(
     unknown = [name for group in space.members for name in group if name not in own]
     if unknown:
         raise ExperimentError(f"members: no reader is called {unknown[0]!r}: there are {', '.join(own)}")
-    for group in space.members:
-        if not group:
+    for named in space.members:
+        if not named:
             raise ExperimentError("members: a group without readers reads nothing: name one, or leave it out")
-        if len(set(group)) < len(group):
-            raise ExperimentError(f"members: {Counter(group).most_common(1)[0][0]} votes twice: name every reader once")
+        if len(set(named)) < len(named):
+            raise ExperimentError(f"members: {Counter(named).most_common(1)[0][0]} votes twice: name every reader once")
     groups = [tuple(group) for group in space.members] or [(name,) for name in own]
     points: dict[DecodePoint, None] = {}
     left_out, reason = 0, ""

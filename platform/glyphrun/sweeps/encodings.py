@@ -58,25 +58,32 @@ def store(batches: Batches, folder: Path | None) -> list[StoredBatch]:
         folder.mkdir(parents=True, exist_ok=True)
     stored = []
     for place, (numbers, encoded) in enumerate(batches):
-        tensors = {}
+        tensors: dict[str, Stored] = {}
+        known: dict[tuple[int, torch.Size], Stored] = {}  # frames read alone are their own fused features
         for name, tensor in _tensors(encoded.memory).items():
-            half = tensor.dtype == torch.bfloat16
-            array = (tensor.view(torch.int16) if half else tensor).cpu().contiguous().numpy()
-            file = None
-            if folder is not None:
-                file = folder / f"{place:05}-{name}.npy"
-                np.save(file, array)
-            tensors[name] = Stored(None if file else array, file, half)
+            same = (tensor.data_ptr(), tensor.shape)
+            if same not in known:
+                known[same] = _stored(tensor, folder and folder / f"{place:05}-{name}.npy")
+            tensors[name] = known[same]
         bare = replace(encoded, memory=replace(encoded.memory, **dict.fromkeys(tensors, NOTHING)))
         stored.append(StoredBatch(numbers, bare, tensors))
     return stored
 
 
+def _stored(tensor: Tensor, file: Path | None) -> Stored:
+    half = tensor.dtype == torch.bfloat16
+    array = (tensor.view(torch.int16) if half else tensor).cpu().contiguous().numpy()
+    if file is None:
+        return Stored(array, None, half)
+    np.save(file, array)
+    return Stored(None, file, half)
+
+
 def size_in_bytes(batches: Batches) -> int:
-    """What the tensors of encoded batches take."""
-    return sum(
-        tensor.numel() * tensor.element_size() for _, encoded in batches for tensor in _tensors(encoded.memory).values()
-    )
+    """What the tensors of encoded batches take, one under two names counted once."""
+    tensors = (tensor for _, encoded in batches for tensor in _tensors(encoded.memory).values())
+    sizes = {(tensor.data_ptr(), tensor.shape): tensor.numel() * tensor.element_size() for tensor in tensors}
+    return sum(sizes.values())
 
 
 def _tensors(memory: Memory) -> dict[str, Tensor]:

@@ -1,0 +1,128 @@
+"""A decode sweep of 24 settings against 24 separate evaluations with the same settings.
+
+    python benchmarks/decode_sweep.py
+
+Each separate evaluation does what ``glyphrun evaluate`` does: it loads bundle and split, encodes, searches and scores. The
+sweep loads and encodes once; its time includes Ray's start and end, the processes of the trials and its paired bootstraps.
+That of a process for each evaluation is not counted. Both must give the same scores or the script stops with an error.
+Weights are random, from a fixed seed. Aim: at least 8 times as fast.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from glyphrun.bundle import load_engine, save_bundle
+from glyphrun.cluster import ray_for_command
+from glyphrun.data.batches import load_split
+from glyphrun.data.digits import digit_pools, mnist_digits
+from glyphrun.data.shards import write_samples
+from glyphrun.data.simulate import SimulatorSettings, plan_tracklets, render_plan
+from glyphrun.decoding.settings import DecodeSettings
+from glyphrun.device import default_device
+from glyphrun.evaluation.evaluate import evaluate
+from glyphrun.models.zoo import build, recognizer_settings
+from glyphrun.recipe import processor_for
+from glyphrun.sweeps.decode import decode_sweep
+from glyphrun.sweeps.decode_settings import DecodePoint, DecodeSpace, plan_points
+from glyphrun.text import DIGITS, Codec
+
+SPACE = DecodeSpace(
+    base={"n_best": 3, "samples": 3},
+    space={
+        "search": ["greedy", "beam", "sample"],
+        "width": [3, 5, 7],
+        "length_penalty": [0.0, 0.5, 1.0],
+        "early_stop": [False, True],
+        "temperature": [0.5, 0.7, 0.9, 1.1, 1.3],
+    },
+)
+
+
+def main() -> None:
+    """Print seconds of both ways and their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, default=400)
+    parser.add_argument("--frames", type=int, default=8, help="of each tracklet")
+    parser.add_argument("--recognizer", default="parseq-tiny")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    with TemporaryDirectory() as folder:
+        dataset, bundle, out = (Path(folder) / name for name in ("data", "bundle", "out"))
+        write_tracklets(dataset, asked.items, asked.frames, asked.seed)
+        write_bundle(bundle, asked.recognizer, asked.seed)
+        points, _ = plan_points(SPACE, {"bundle": DecodeSettings()}, {"bundle": "parseq"})
+        started = perf_counter()
+        with ray_for_command():
+            rows = decode_sweep(points, {"bundle": bundle}, dataset, "val", out)
+        together = perf_counter() - started
+        started = perf_counter()
+        scores = [evaluated(bundle, dataset, point) for point in points]
+        apart = perf_counter() - started
+    refuse_differences(points, rows, scores)
+    print(
+        f"{asked.recognizer}, device {default_device()}, {torch.get_num_threads()} threads, {asked.items} tracklets of "
+        f"{asked.frames} frames, {len(points)} settings, {len({row['cer'] for row in rows})} different CERs, the same from both"
+    )
+    print(f"sweep {together:.1f} s, separate evaluations {apart:.1f} s, ratio {apart / together:.1f}")
+
+
+def write_tracklets(folder: Path, items: int, frames: int, seed: int) -> None:
+    """Simulated tracklets, all in val but a few."""
+    images, labels = mnist_digits()
+    settings = SimulatorSettings(frames=(frames, frames))
+    counts = {"train": 8, "val": items, "test": 8, "unseen": 8}
+    plans = plan_tracklets(digit_pools(labels, seed=seed), counts, settings, seed=seed)
+    write_samples(
+        (render_plan(plan, images[list(plan.digit_images)], settings) for plan in plans),
+        folder,
+        name="tracklets",
+        licence="none, it is made for a benchmark",
+        description="Simulated shirt numbers.",
+        charset=DIGITS,
+    )
+
+
+def write_bundle(folder: Path, name: str, seed: int) -> None:
+    """A recognizer that reads all frames together, its weights stretched so that texts differ."""
+    torch.manual_seed(seed)
+    settings, codec = recognizer_settings(name, {"fusion": "mean"}), Codec(DIGITS, 2)
+    recognizer = build(settings, codec)
+    with torch.no_grad():
+        for parameter in recognizer.parameters():
+            parameter.mul_(1.5)
+    save_bundle(
+        folder,
+        name="bundle",
+        recognizer=recognizer,
+        codec=codec,
+        processor=processor_for(settings),
+        decode=DecodeSettings(),
+        metrics={},
+        provenance={},
+    )
+
+
+def evaluated(bundle: Path, dataset: Path, point: DecodePoint) -> dict[str, Any]:
+    """The scores of one setting, from the files on."""
+    engine = load_engine(bundle).with_settings(point.decode)
+    return evaluate(engine, load_split(dataset, "val", engine.processor)).to_json()
+
+
+def refuse_differences(points: list[DecodePoint], rows: list[dict[str, Any]], scores: list[dict[str, Any]]) -> None:
+    """Exit unless every setting has the same scores from both."""
+    by_point = {DecodePoint.model_validate(row["point"]): row for row in rows}
+    for point, score in zip(points, scores, strict=True):
+        row = by_point[point]
+        if any(row[key] != score[key] for key in ("n", "exact", "cer", "wer")):
+            raise SystemExit(f"{point.name}: the sweep and the separate evaluation have different scores")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""``glyphrun decode-sweep`` and ``glyphrun validate`` as they are typed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from test_demo import glyphrun
+
+from tiny_bundles import save_tiny_bundle
+
+TINY = {"encoder": {"width": 16, "heads": 2}, "decoder_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("bundles")
+    return [
+        str(save_tiny_bundle(folder / name, "parseq-nano", {**TINY, "fusion": "mean"}, seed=seed))
+        for seed, name in enumerate(("one", "two"))
+    ]
+
+
+@pytest.mark.slow
+def test_crossed_settings_are_shown_in_a_table_and_on_a_page(bundles, small_dataset, tmp_path):
+    (tmp_path / "words.tsv").write_text("".join(f"{number}\t1\n" for number in range(1, 10)))
+    settings = tmp_path / "decode.yaml"
+    settings.write_text(
+        "space: {search: [greedy, beam], width: [3, 40], refine_iters: [0, 1], correction: [null, {lexicon: words.tsv}]}\n"
+        "members: [[one], [one, two]]\n"
+    )
+    out = tmp_path / "out"
+    arguments = ["decode-sweep", *bundles, str(small_dataset), "--settings", str(settings), "--out", str(out)]
+    done = glyphrun(*arguments)
+    assert done.returncode == 0, done.stderr
+    said = json.loads((out / "decode.json").read_text())
+    assert len(said["rows"]) == 16 and said["split"] == "val"
+    assert "8 combinations contradict themselves and were left out" in " ".join(done.stdout.split())
+    page = (out / "decode.html").read_text("utf-8")
+    assert all(row["name"] in page for row in said["rows"])
+    again = glyphrun(*arguments)
+    assert again.stdout == done.stdout
+
+
+@pytest.mark.slow
+def test_quick_validation_answers_its_two_questions_and_recommends(bundles, small_dataset, tmp_path):
+    out = tmp_path / "results.json"
+    done = glyphrun("validate", *bundles, str(small_dataset), "--out", str(out), "--quick", "--budget-ms", "0.0001")
+    assert done.returncode == 0, done.stderr
+    results = json.loads(out.read_text())
+    assert len(results["methods"]) == 10
+    for method in results["methods"]:
+        assert {"cer", "wer", "exact", "cer_ci", "exact_ci", "ms", "items_per_s"} <= set(method)
+        assert method["n"] == 20
+    assert [one["name"] is None for one in results["recommendations"]] == [False, False, True]
+    said = " ".join(done.stdout.split())
+    assert "Does the beam help? It" in said and "Does the ensemble help? It" in said
+    assert "best within 0.0001 ms: nothing. none: " in said
+    assert (tmp_path / "results.html").exists()
+
+
+def test_what_cannot_be_is_one_sentence(bundles, small_dataset, tmp_path):
+    settings = tmp_path / "decode.yaml"
+    settings.write_text("space: {widht: [3]}\n")
+    for arguments, told in (
+        (["decode-sweep", bundles[0], str(small_dataset), "--settings", str(settings)], "did you mean width?"),
+        (["validate", str(tmp_path), str(small_dataset)], "neither a bundle"),
+        (["validate", str(small_dataset)], "name at least one bundle or run, and last the folder of a data set"),
+        (["validate", bundles[0], bundles[0], str(small_dataset)], "both called one"),
+    ):
+        done = glyphrun(*arguments)
+        assert done.returncode == 1 and told in " ".join(done.stderr.split()), done.stderr
+        assert "Traceback" not in done.stderr
