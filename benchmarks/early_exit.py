@@ -34,9 +34,9 @@ from glyphrun.training.fit import TrainSettings, fit
 
 WINDOWS, WINDOW_FRAMES = 12, 2
 LONG = SimulatorSettings(frames=(24, 30))
-THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
+THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
 MOST_WINDOWS, MOST_LOST = 0.4, 0.005
-LOST_ON_VAL = 0.0025  # half of what may be lost, since what is chosen on one set is a little worse on another
+LOST_ON_VAL = 0.001  # less than may be lost, since what is chosen on one set is a little worse on another
 CODEC = Codec(DIGITS, 2)
 
 

@@ -106,13 +106,14 @@ def test_nothing_is_decided_while_nothing_is_read():
         assert is_decided([reading(("", 0.99))], VoteRules(method), 0)
 
 
-def test_the_posterior_is_the_mean_probability_of_the_answer_over_windows_that_are_heard():
+def test_the_posterior_is_what_windows_that_are_heard_give_to_the_answer_with_half_a_window_against_it():
     rules = VoteRules("sum", 0.2)
     read = [reading(("23", 0.9)), reading(("28", 0.6), ("23", 0.3)), reading(("", 0.99)), reading(("7", 0.1))]
-    assert posterior(read, rules) == pytest.approx((0.9 + 0.3) / 2)
-    assert posterior(read[:1], rules) == pytest.approx(0.9)
+    assert posterior(read, rules) == pytest.approx((0.9 + 0.3) / 2.5)
+    assert posterior(read[:1], rules) == pytest.approx(0.9 / 1.5)
     assert posterior(read[2:], rules) == 0
-    assert is_enough(0.6, rules, read, 5) and not is_enough(0.61, rules, read, 5)
+    assert is_enough(0.48, rules, read, 5) and not is_enough(0.49, rules, read, 5)
+    assert posterior([reading(("7", 1.0))] * 3, rules) == pytest.approx(6 / 7)
 
 
 def test_each_round_reads_the_most_legible_window_left_of_every_item_that_goes_on():

@@ -73,7 +73,7 @@ class DecodeSettings(BaseModel):
     whose n-best are the most probable of the distinct samples. refine_iters counts cloze passes after a greedy or
     non-autoregressive search, cloze_rescore ranks the hypotheses of a beam by one (PARSeq). A recognizer that reads frames together reads a tracklet whole, or as so many ``windows`` of
     ``window_frames`` frames that vote; early_exit stops reading them when the rest can no longer change the answer
-    («decided») or once the windows that were read give it a mean probability of so much. vote_floor is the probability under which the reading of a
+    («decided») or once the posterior of what was read so far reaches a number. vote_floor is the probability under which the reading of a
     frame or window is ignored; length_priors weigh readings by their number of characters. abstain_below is the
     confidence, calibrated, under which an answer is marked abstained; it keeps its text.
     """
