@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 import ray
 
-from glyphrun.bundle import load_engine, read_manifest
+from glyphrun.bundle import load_engine
 from glyphrun.data.batches import load_split
 from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.engine import Engine
 from glyphrun.evaluation.evaluate import evaluate, read_split
 from glyphrun.sweeps import decode
-from glyphrun.sweeps.decode import decode_sweep, readers_of
+from glyphrun.sweeps.decode import decode_sweep, own_of, readers_of
 from glyphrun.sweeps.decode_settings import DecodePoint, DecodeSpace, plan_points
 from glyphrun.sweeps.experiment import ExperimentError
 from tiny_bundles import save_tiny_bundle
@@ -85,12 +85,7 @@ def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def points_of(readers: dict[str, Path], **space: Any) -> list[DecodePoint]:
-    manifests = {name: read_manifest(folder) for name, folder in readers.items()}
-    return plan_points(
-        DecodeSpace.model_validate(space),
-        {name: manifest.decode for name, manifest in manifests.items()},
-        {name: manifest.recognizer["kind"] for name, manifest in manifests.items()},
-    )[0]
+    return plan_points(DecodeSpace.model_validate(space), *own_of(readers))[0]
 
 
 def frames_of(dataset: Path, reader: Path) -> int:

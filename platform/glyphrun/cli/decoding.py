@@ -33,20 +33,14 @@ def decode_sweep(
 
     Example: [bold]glyphrun decode-sweep runs/demo runs/demo/data --settings experiments/decode.yaml[/]
     """
-    from glyphrun.bundle import read_manifest
     from glyphrun.report.decoding import write_decode_page
-    from glyphrun.sweeps.decode import readers_of
+    from glyphrun.sweeps.decode import own_of, readers_of
     from glyphrun.sweeps.decode_settings import load_space, plan_points
 
     with plain_errors():
         readers = readers_of(sources[:-1])
         space = load_space(settings)
-        manifests = {name: read_manifest(path) for name, path in readers.items()}
-        points, left_out = plan_points(
-            space,
-            {name: manifest.decode for name, manifest in manifests.items()},
-            {name: manifest.recognizer["kind"] for name, manifest in manifests.items()},
-        )
+        points, left_out = plan_points(space, *own_of(readers))
         rows = _read(points, readers, sources[-1], split, out, memory_mib=memory_mib)
         page = out / "decode.html"
         write_decode_page(rows, page, title=f"{sources[-1].resolve().name}, {split}")

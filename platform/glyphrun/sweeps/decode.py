@@ -25,16 +25,17 @@ import ray
 import torch
 from ray import tune
 
-from glyphrun.bundle import SUMS, load_engine
+from glyphrun.bundle import MEMBERS, SUMS, load_engine, parse_manifest, read_manifest
 from glyphrun.data.batches import load_split
 from glyphrun.data.sample import dataset_hash
+from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.decoding.vote import Hypothesis, VoteRules, vote
 from glyphrun.engine import Encoded, Engine, Prediction
 from glyphrun.evaluation.evaluate import score
 from glyphrun.evaluation.metrics import count_errors
 from glyphrun.evaluation.significance import paired_bootstrap
 from glyphrun.graphemes import graphemes
-from glyphrun.sweeps.decode_settings import DecodePoint, distinct_names, greedy_of
+from glyphrun.sweeps.decode_settings import DecodePoint, distinct_names, greedy_of, with_files
 from glyphrun.sweeps.encodings import StoredBatch, size_in_bytes, store
 from glyphrun.sweeps.experiment import ExperimentError
 from glyphrun.sweeps.trials import write_json
@@ -67,8 +68,26 @@ def readers_of(sources: Sequence[Path]) -> dict[str, Path]:
                 raise ExperimentError(
                     f"{folder} and {readers[name]} are both called {name}: rename a folder, or read them apart"
                 )
+            if parse_manifest(folder).ensemble is not None:
+                raise ExperimentError(
+                    f"{folder} is an ensemble: name the bundles in its {MEMBERS}, which vote here in any way"
+                )
             readers[name] = folder
     return readers
+
+
+def own_of(readers: Mapping[str, Path]) -> tuple[dict[str, DecodeSettings], dict[str, str]]:
+    """Each reader's own decode settings, files of correction by absolute paths, and the kind of its recognizer.
+
+    So the first member's correction is found by the others. Raises BundleError.
+    """
+    own, kinds = {}, {}
+    for name, folder in readers.items():
+        manifest = read_manifest(folder)
+        decode = with_files(manifest.decode.model_dump(mode="json"), folder)
+        own[name] = DecodeSettings.model_validate(decode)
+        kinds[name] = str(manifest.recognizer["kind"])
+    return own, kinds
 
 
 def _of_source(source: Path) -> dict[str, Path]:

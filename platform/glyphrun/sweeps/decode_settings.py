@@ -106,7 +106,7 @@ def load_space(path: Path) -> DecodeSpace:
         raise ExperimentError(f"{path}: {place}: {first['msg']}{_near(str(first['loc'][-1]), DecodeSpace)}") from None
     return space.model_copy(
         update={
-            "base": _with_files(space.base, path.parent),
+            "base": with_files(space.base, path.parent),
             "space": {
                 key: [_with_file(key, value, path.parent) for value in values] for key, values in space.space.items()
             },
@@ -150,6 +150,15 @@ def plan_points(
     if not points:
         raise ExperimentError(f"no combination of the space can be read with: {reason}")
     return list(points), left_out
+
+
+def with_files(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Decode settings whose correction names files of a folder by absolute paths, so that they are found from anywhere."""
+    correction = settings.get("correction")
+    if not isinstance(correction, dict):
+        return settings
+    files = {key: _absolute(correction[key], folder) for key in FILES if key in correction}
+    return {**settings, "correction": {**correction, **files}}
 
 
 def greedy_of(point: DecodePoint) -> DecodePoint:
@@ -204,16 +213,8 @@ def _with_file(key: str, value: Any, folder: Path) -> Any:
     if first != "correction":
         return value
     if not rest:
-        return _with_files({first: value}, folder)[first]
+        return with_files({first: value}, folder)[first]
     return _absolute(value, folder) if rest in FILES else value
-
-
-def _with_files(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
-    correction = settings.get("correction")
-    if not isinstance(correction, dict):
-        return settings
-    files = {key: _absolute(correction[key], folder) for key in FILES if key in correction}
-    return {**settings, "correction": {**correction, **files}}
 
 
 def _absolute(value: Any, folder: Path) -> Any:
