@@ -32,6 +32,7 @@ from glyphrun.device import Precision, default_device, default_precision
 from glyphrun.graphemes import graphemes
 from glyphrun.images import FrameStack, ImageProcessor, decode_image, pad_stacks, stack_frames
 from glyphrun.legibility import legibility
+from glyphrun.memory import largest_that_fits, or_out_of_memory
 from glyphrun.models.recognizer import Memory, Recognizer, TokenHypothesis, frames_of
 from glyphrun.subwords import SubwordCodec
 from glyphrun.text import Codec
@@ -161,16 +162,31 @@ class Engine:
     ) -> list[Prediction]:
         """Prepared items of any shapes in, predictions in their order out; items of similar size are read together.
 
-        progress is told how many items each batch had.
+        progress is told how many items each batch had. Raises OutOfMemory with the number of items that fits.
         """
         found: dict[int, Prediction] = {}
         for batch in self._batches(items):
-            frames, mask, sizes = self._padded([items[number] for number in batch])
-            read = self.read_batch(frames, mask, sizes, explain=explain, timings=timings)
+            chosen = [items[number] for number in batch]
+            read = or_out_of_memory(
+                partial(self._read_together, chosen, explain, timings), partial(self._items_that_fit, chosen)
+            )
             found.update(zip(batch, read, strict=True))
             if progress:
                 progress(len(batch))
         return [found[number] for number in range(len(items))]
+
+    def _read_together(
+        self, items: Sequence[FrameStack], explain: bool = False, timings: dict[str, float] | None = None
+    ) -> list[Prediction]:
+        frames, mask, sizes = self._padded(items)
+        return self.read_batch(frames, mask, sizes, explain=explain, timings=timings)
+
+    def _items_that_fit(self, items: Sequence[FrameStack]) -> str:
+        halves = [len(items) >> halved for halved in range(1, len(items).bit_length())]
+        fits = largest_that_fits(lambda count: self._read_together(items[:count]), halves)
+        if fits is None:
+            return "not even one item fits in memory: give fewer frames an item, or choose a smaller recognizer"
+        return f"{len(items)} items at once do not fit in memory, and {fits} do: give at most {fits} at a time"
 
     @torch.inference_mode()
     def embed(self, items: Sequence[FrameStack]) -> list[Embedding]:

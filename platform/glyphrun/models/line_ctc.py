@@ -265,6 +265,10 @@ class LineCTC(Recognizer):
         losses = F.ctc_loss(log_probs.transpose(0, 1), labels, places, lengths, blank=BLANK, reduction="sum")
         return losses / lengths.clamp(min=1).sum()
 
+    def loss_terms(self, targets: Tensor) -> Tensor:
+        """How many characters ``loss`` is the mean over; an empty label counts as one."""
+        return ((targets >= 1) & (targets <= self.characters)).sum(1).clamp(min=1).sum()
+
 
 def _too_narrow(rows: list[int], needed: Tensor, places: Tensor) -> str:
     listed = "; ".join(

@@ -14,7 +14,7 @@ from glyphrun.inputs import InputSettings
 from glyphrun.models.encoder import EncoderSettings, FrameEncoder
 from glyphrun.models.fusion import Fusion, TemporalFusion
 from glyphrun.models.layers import DecoderLayer, KeyValue
-from glyphrun.models.permutations import order_masks, sample_orders
+from glyphrun.models.permutations import number_of_orders, order_masks, sample_orders
 from glyphrun.models.recognizer import Memory, ModelSettings, Recognizer
 
 
@@ -186,6 +186,11 @@ class PARSeq(Recognizer):
                 # Only the first two orders see an honest context for end; later ones would learn it from its position.
                 expected = expected.masked_fill(expected == self.end, self.pad)
         return total / count
+
+    def loss_terms(self, targets: Tensor) -> Tensor:
+        """How many terms ``loss`` is the mean of: every token in each order, but end in the first two alone."""
+        expected, orders = targets[:, 1:], number_of_orders(targets.shape[1] - 2, self.settings.permutations)
+        return (expected != self.pad).sum() * orders - (expected == self.end).sum() * max(orders - 2, 0)
 
     def start(self, memory: Memory, width: int) -> PARSeqState:
         """width: beams kept per item."""

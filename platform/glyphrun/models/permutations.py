@@ -17,9 +17,9 @@ def sample_orders(characters: int, count: int) -> Tensor:
     does. One character has one order only, a count of one means left to right, and labels of up to four characters draw from all of them without repeats.
     Randomness comes from torch's global generator, as dropout's does.
     """
-    if characters <= 1 or count == 1:
+    pairs = number_of_orders(characters, count) // 2
+    if pairs == 0:
         return torch.arange(characters + 2).unsqueeze(0)
-    pairs = min(max(count // 2, 1), math.factorial(characters) // 2)
     forward = torch.arange(characters)
     if characters <= 4:
         # Of a pair of mirrored orders exactly one has its first element below its last.
@@ -35,6 +35,13 @@ def sample_orders(characters: int, count: int) -> Tensor:
     full = torch.cat([begin, mirrored + 1, end], dim=1)
     full[1, 1:] = characters + 1 - torch.arange(characters + 1)
     return full
+
+
+def number_of_orders(characters: int, count: int) -> int:
+    """How many orders ``sample_orders`` gives."""
+    if characters <= 1 or count == 1:
+        return 1
+    return 2 * min(max(count // 2, 1), math.factorial(characters) // 2)
 
 
 def order_masks(order: Tensor) -> tuple[Tensor, Tensor]:
