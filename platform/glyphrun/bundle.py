@@ -88,14 +88,7 @@ def save_bundle(
     Raises BundleError if the folder exists, CorrectionError for a file that is not there.
     """
     with written_whole(folder) as aside:
-        if decode.correction is not None:
-            from glyphrun.correction import correction_files  # here: most bundles correct nothing
-
-            correction, wanted = correction_files(decode.correction, files or Path())
-            decode = decode.model_copy(update={"correction": correction})
-            for place, source in wanted.items():
-                (aside / place).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, aside / place)
+        decode = with_correction_files(decode, files or Path(), aside)
         save_file(stored(recognizer, method), aside / WEIGHTS)
         manifest = BundleManifest(
             name=name,
@@ -108,6 +101,19 @@ def save_bundle(
             provenance=provenance,
         )
         write_manifest(aside, manifest)
+
+
+def with_correction_files(decode: DecodeSettings, files: Path, folder: Path) -> DecodeSettings:
+    """Copy what correction needs from one folder to another, and the settings that find it there. Raises CorrectionError."""
+    if decode.correction is None:
+        return decode
+    from glyphrun.correction import correction_files  # here: most bundles correct nothing
+
+    correction, wanted = correction_files(decode.correction, files)
+    for place, source in wanted.items():
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, folder / place)
+    return decode.model_copy(update={"correction": correction})
 
 
 @contextmanager

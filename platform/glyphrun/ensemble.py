@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
 
 from glyphrun.batching import batches_of_similar_size
+from glyphrun.decoding.rescore import Corrector
 from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.engine import Embedding, Engine, Prediction, prepare_frames
 from glyphrun.images import FrameStack, ImageProcessor
@@ -43,8 +45,8 @@ class Reader(Protocol):
 class Ensemble:
     """Recognizers with their own decode settings, and how what they read becomes one answer.
 
-    decode: what happens after the vote (its floor, the priors of lengths, n_best, abstention), and for an average also the
-    search. Members correct and calibrate their own readings before they vote.
+    decode: what happens after the vote (its floor, the priors of lengths, correction, n_best, calibration, abstention), and
+    for an average also the search. What members have of these in their own settings is done before they vote.
     """
 
     def __init__(
@@ -54,20 +56,27 @@ class Ensemble:
         decode: DecodeSettings | None = None,
         *,
         provenance: dict[str, str] | None = None,
+        files: Path | None = None,
     ) -> None:
-        """Raises ValueError if the settings do not fit the members, or if these cannot be averaged."""
+        """files: the folder of the files that correction names, such as a bundle's.
+
+        Raises ValueError if the settings do not fit the members, or if these cannot be averaged.
+        """
         self.members = dict(members)
         self.settings = settings or EnsembleSettings()
         self.settings.check(list(self.members))
         # Members have their own floors for what they see; of what they say nothing need be ignored.
         self.decode = decode or DecodeSettings(vote_floor=0.0)
         self.provenance = provenance or {}
+        self.files = files
         self.processors = tuple(dict.fromkeys(engine.processor for engine in self.members.values()))
         hurried = self.members if self.settings.deadline_ms else ()
         self._threads = {name: ThreadPoolExecutor(1, name) for name in hurried}
         if self.settings.vote == "average":
             self._check_codecs()
             self._joint = self._read_as_one(list(self.members))
+        else:
+            self._corrector = self._load_corrector()
 
     @property
     def processor(self) -> ImageProcessor:
@@ -136,7 +145,7 @@ class Ensemble:
         started = perf_counter()
         readings = self._readings(items)
         read = _milliseconds(started)
-        predictions = vote_of_members(readings, self.settings, self.decode, self.provenance)
+        predictions = vote_of_members(readings, self.settings, self.decode, self._corrector, self.provenance)
         stages = {"read": read, "vote": _milliseconds(started) - read}
         return [_with_timings(prediction, stages) for prediction in predictions]
 
@@ -198,8 +207,24 @@ class Ensemble:
         recognizer = average([engine.recognizer for engine in engines], [self._weight(name) for name in names])
         first = engines[0]
         return Engine(
-            recognizer, first.codec, first.processor, self.decode, device=first.device, precision=first.precision
+            recognizer,
+            first.codec,
+            first.processor,
+            self.decode,
+            device=first.device,
+            precision=first.precision,
+            files=self.files,
         )
+
+    def _load_corrector(self) -> Corrector | None:
+        if self.decode.correction is None:
+            return None
+        if self.decode.correction.lm_fusion == "shallow":
+            raise ValueError("a vote has no beam for lm_fusion: shallow; set it for the members, or choose rerank")
+        from glyphrun.correction import load_corrector  # here: most readers correct nothing
+
+        device = next(iter(self.members.values())).device
+        return load_corrector(self.files or Path(), self.decode.correction, device=device)
 
     def _weight(self, name: str) -> float:
         return self.settings.weights.get(name, 1.0)

@@ -19,6 +19,7 @@ from glyphrun.bundle import (
     parse_manifest,
     provenance_of,
     read_manifest,
+    with_correction_files,
     write_manifest,
     written_whole,
 )
@@ -37,11 +38,13 @@ def save_ensemble(
     decode: DecodeSettings,
     metrics: dict[str, Any],
     provenance: dict[str, str],
+    files: Path | None = None,
 ) -> None:
     """Copy bundles into one, whole or not at all; members: their folders by the names that the settings use.
 
-    decode: what follows after the vote, as in ``Ensemble``. Raises BundleError if the folder exists, if a member is no
-    recognizer's bundle or if members cannot be averaged as the settings ask, ValueError for settings without members.
+    decode: what follows after the vote, as in ``Ensemble``, and files the folder from which it names what correction
+    needs, which is copied; the working folder by default. Raises BundleError if the folder exists, if a member is no
+    recognizer's bundle or if members cannot be averaged as the settings ask, ValueError for settings that do not fit.
     """
     settings.check(list(members))
     manifests = {member: read_manifest(path) for member, path in members.items()}
@@ -55,6 +58,7 @@ def save_ensemble(
     with written_whole(folder) as aside:
         for member, path in members.items():
             shutil.copytree(path, aside / MEMBERS / member)
+        decode = with_correction_files(decode, files or Path(), aside)
         write_manifest(aside, _manifest(name, manifests, settings, decode, metrics, provenance))
         if settings.vote == "average":
             load_reader(aside, torch.device("cpu"))  # refuses members that differ before they are kept
@@ -68,7 +72,7 @@ def load_reader(folder: Path, device: torch.device | None = None, precision: Pre
     homes = {member: folder / MEMBERS / member for member in manifest.recognizer["members"]}
     members = {member: engine_of(home, parse_manifest(home), device, precision) for member, home in homes.items()}
     try:
-        return Ensemble(members, manifest.ensemble, manifest.decode, provenance=provenance_of(manifest))
+        return Ensemble(members, manifest.ensemble, manifest.decode, provenance=provenance_of(manifest), files=folder)
     except ValueError as error:
         raise BundleError(f"{folder / MANIFEST}: {error}") from None
 

@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from glyphrun.decoding.rescore import Corrector, correct_all
 from glyphrun.decoding.settings import DecodeSettings, VoteMethod
-from glyphrun.decoding.vote import MemberBallot, combine
+from glyphrun.decoding.vote import Hypothesis, MemberBallot, combine
 from glyphrun.engine import Prediction, conclude
 from glyphrun.graphemes import graphemes
 
@@ -64,6 +65,7 @@ def vote_of_members(
     readings: Mapping[str, Reading],
     settings: EnsembleSettings,
     decode: DecodeSettings,
+    corrector: Corrector | None = None,
     provenance: dict[str, str] | None = None,
 ) -> list[Prediction]:
     """The answers of members that read the same items, which may have been asked anywhere. Raises EnsembleError.
@@ -74,21 +76,28 @@ def vote_of_members(
         raise ValueError("an average is no vote of members that have read: read with an Ensemble")
     heard = {name: reading.predictions for name, reading in readings.items() if reading.predictions is not None}
     require_quorum(settings.quorum, heard, readings)
-    answers = []
+    weights = [settings.weights.get(name, 1.0) for name in heard]
+    lists: list[list[Hypothesis]] = []
+    ballots: list[tuple[MemberBallot, ...]] = []
     for said in zip(*heard.values(), strict=True):
-        ranked, weights = combine(
+        ranked, given = combine(
             [prediction.n_best for prediction in said],
             settings.vote,
             floor=decode.vote_floor,
-            weights=[settings.weights.get(name, 1.0) for name in heard],
+            weights=weights,
             length_priors=decode.length_priors,
             segment=graphemes,
             silence_counts=True,
         )
-        own = dict(zip(heard, zip(said, weights, strict=True), strict=True))
-        members = tuple(ballot_of(name, reading, *own.get(name, ())) for name, reading in readings.items())
-        answers.append(conclude(ranked, decode, votes=(), members=members, provenance=provenance or {}))
-    return answers
+        own = dict(zip(heard, zip(said, given, strict=True), strict=True))
+        lists.append(ranked)
+        ballots.append(tuple(ballot_of(name, reading, *own.get(name, ())) for name, reading in readings.items()))
+    if corrector is not None:
+        lists = correct_all(lists, corrector)
+    return [
+        conclude(ranked, decode, votes=(), members=members, provenance=provenance or {})
+        for ranked, members in zip(lists, ballots, strict=True)
+    ]
 
 
 def ballot_of(name: str, reading: Reading, said: Prediction | None = None, weight: float = 0.0) -> MemberBallot:

@@ -13,8 +13,10 @@ import torch
 from pydantic import ValidationError
 
 from glyphrun.bundle import BundleError, load_engine, read_manifest, save_bundle
+from glyphrun.correction import load_corrector
+from glyphrun.decoding.rescore import correct_all
 from glyphrun.decoding.search import search
-from glyphrun.decoding.settings import DecodeSettings
+from glyphrun.decoding.settings import CorrectionSettings, DecodeSettings
 from glyphrun.decoding.vote import combine
 from glyphrun.engine import Engine, Prediction
 from glyphrun.ensemble import Ensemble
@@ -534,6 +536,49 @@ def test_a_registry_keeps_ensembles_as_it_keeps_recognizers(bundles, tmp_path, i
     )
     assert load_engine(path / "members" / "one", CPU, "float32").provenance["name"] == "one"
     assert json.loads((path / "manifest.json").read_text(encoding="utf-8"))["name"] == "committee"
+
+
+@pytest.fixture(scope="module")
+def word_list(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("words") / "numbers.tsv"
+    path.write_text("".join(f"{number}\t{10_000 if number == 31 else 1}\n" for number in range(30, 60)))
+    return path
+
+
+@pytest.mark.parametrize("vote", ["confidence", "average"])
+def test_the_answer_of_an_ensemble_is_corrected_after_the_vote(vote, bundles, word_list, tmp_path, items):
+    correction = CorrectionSettings(lexicon=word_list.name, lexicon_weight=3.0)
+    decode = DecodeSettings(vote_floor=0.0, correction=correction, search="beam", width=3)
+    members = {name: bundles[name] for name in ("one", "again")}
+    settings = EnsembleSettings(vote=vote)
+    save_ensemble(
+        tmp_path / "e",
+        name="corrected",
+        members=members,
+        settings=settings,
+        decode=decode,
+        metrics={},
+        provenance={},
+        files=word_list.parent,
+    )
+    assert (tmp_path / "e" / "numbers.tsv").read_bytes() == word_list.read_bytes()
+    engines = {name: load_engine(path, CPU, "float32") for name, path in members.items()}
+    plain = Ensemble(engines, settings, decode.model_copy(update={"correction": None, "n_best": 64})).read(items)
+    corrected = load_reader(tmp_path / "e", CPU, "float32").read(items)
+    corrector = load_corrector(word_list.parent, correction)
+    if vote == "confidence":
+        by_hand = correct_all([prediction.n_best for prediction in plain], corrector)
+        assert texts(corrected) == [ranked[0].text for ranked in by_hand]
+    assert texts(corrected) != texts(plain)
+    assert all(len(prediction.members) == 2 for prediction in corrected)
+
+
+def test_a_vote_has_no_beam_for_a_language_model(bundles, word_list):
+    engines = {name: load_engine(bundles[name], CPU, "float32") for name in ("one", "two")}
+    shallow = CorrectionSettings(language_model="lm.arpa", lm_fusion="shallow")
+    decode = DecodeSettings(search="beam", width=3, correction=shallow)
+    with pytest.raises(ValueError, match="no beam for lm_fusion: shallow"):
+        Ensemble(engines, EnsembleSettings(), decode)
 
 
 def test_a_blank_picture_warms_an_ensemble_up_as_it_does_an_engine(bundles, tmp_path):
