@@ -114,6 +114,11 @@ class Engine:
         self.files = files
         self._take_settings()
 
+    @property
+    def processors(self) -> tuple[ImageProcessor, ...]:
+        """Those that an item is prepared by."""
+        return (self.processor,)
+
     def with_settings(self, settings: DecodeSettings) -> Engine:
         """The same recognizer read in another way. Raises ValueError if it cannot be."""
         other = copy.copy(self)
