@@ -17,7 +17,7 @@ PARTS = {
     "types": [str(BIN / "mypy")],
     "layers": [str(BIN / "lint-imports")],
     "browser": [str(ROOT / "tests" / "install_browser.sh")],
-    "unit": [*PYTEST, "tests/unit"],
+    "unit": [*PYTEST, "-n", "2", "--dist", "loadfile", "tests/unit"],
     "integration": [*PYTEST, "tests/integration"],
     "end to end": [*PYTEST, "tests/e2e"],
 }
