@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from math import exp
+from math import ceil, exp
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -36,6 +36,9 @@ from glyphrun.memory import largest_that_fits, or_out_of_memory
 from glyphrun.models.recognizer import Memory, Recognizer, TokenHypothesis, frames_of
 from glyphrun.subwords import SubwordCodec
 from glyphrun.text import Codec
+
+WINDOWS_AT_ONCE = 4  # of an item, that early exit counts for a batch: about as many as it reads
+HELD = 8  # how many times the frames of an ordinary batch it may hold
 
 
 @dataclass(frozen=True)
@@ -239,7 +242,12 @@ class Engine:
 
     def _batches(self, items: Sequence[FrameStack]) -> Iterator[list[int]]:
         most = MAX_PIXELS if self.device.type == "cuda" else MAX_PIXELS_ON_CPU
-        return batches_of_similar_size([item.shape for item in items], most)
+        shapes = [item.shape for item in items]
+        if self.settings.early_exit:
+            # Rounds encode a window of each item, and small batches of frames take longer each; pixels are held of all.
+            once = WINDOWS_AT_ONCE * (self.settings.window_frames or 1)
+            shapes = [(max(min(count, once), ceil(count / HELD)), high, wide) for count, high, wide in shapes]
+        return batches_of_similar_size(shapes, most)
 
     def _padded(self, items: Sequence[FrameStack]) -> tuple[Tensor, Tensor, Tensor]:
         frames, mask, sizes = pad_stacks(items, self.processor.padding)
@@ -310,7 +318,12 @@ class Engine:
             encoding += _milliseconds(since)
             return memory
 
-        answers = self._in_turn(frame_mask.sum(1).tolist(), legibility(frames, sizes).tolist(), encode)
+        counts = frame_mask.sum(1).tolist()
+        windows = self._windows(counts)
+        some = torch.ones(len(frames), dtype=torch.bool) if windows is None else windows.read
+        looks = torch.zeros(len(frames))
+        looks[some] = legibility(frames[some], None if sizes is None else sizes[some]).cpu()
+        answers = self._in_turn(counts, looks.tolist(), encode)
         stages = {**timings, "encode": encoding, "search": _milliseconds(started) - encoding}
         return self._predictions(answers, stages)
 
