@@ -173,7 +173,7 @@ class Engine:
         progress is told how many items each batch had. Raises OutOfMemory with the number of items that fits.
         """
         found: dict[int, Prediction] = {}
-        for batch in self._batches(items):
+        for batch in self._batches(items, in_turn=self.settings.early_exit is not None):
             chosen = [items[number] for number in batch]
             read = or_out_of_memory(
                 partial(self._read_together, chosen, explain, timings), partial(self._items_that_fit, chosen)
@@ -240,10 +240,10 @@ class Engine:
         stages = {"search": _milliseconds(started)}
         return self._predictions(answers, stages)
 
-    def _batches(self, items: Sequence[FrameStack]) -> Iterator[list[int]]:
+    def _batches(self, items: Sequence[FrameStack], *, in_turn: bool = False) -> Iterator[list[int]]:
         most = MAX_PIXELS if self.device.type == "cuda" else MAX_PIXELS_ON_CPU
         shapes = [item.shape for item in items]
-        if self.settings.early_exit:
+        if in_turn:
             # Rounds encode a window of each item, and small batches of frames take longer each; pixels are held of all.
             once = WINDOWS_AT_ONCE * (self.settings.window_frames or 1)
             shapes = [(max(min(count, once), ceil(count / HELD)), high, wide) for count, high, wide in shapes]
