@@ -205,6 +205,7 @@ def merge_into_bundle(
         decode=manifest.decode,
         metrics={},
         provenance={**manifest.provenance, "adapters": f"{method} of {parents}"},
+        files=bundle,
     )
 
 

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 
 MAX_FRAMES = 512  # of one pass through an encoder, padding counted: larger batches are no faster and need more memory
 MAX_PIXELS = 4_000_000  # the same for large frames
-MAX_PIXELS_ON_CPU = 600_000  # beyond it what a layer leaves behind falls out of the cache, and a line takes twice as long
+MAX_PIXELS_ON_CPU = (
+    600_000  # beyond it what a layer leaves behind falls out of the cache, and a line takes twice as long
+)
 
 
 def batches_of_similar_size(

@@ -116,6 +116,7 @@ def quantize_bundle(
             metrics={},
             provenance={**manifest.provenance, "parent": hashlib.sha256((bundle / SUMS).read_bytes()).hexdigest()},
             method=method,
+            files=bundle,
         )
         del source
         tell("what it becomes: its blocks are compiled if that pays")

@@ -12,6 +12,7 @@ from glyphrun.bundle import BundleError, load_engine, read_manifest, save_bundle
 from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.images import ImageProcessor, encode_image
 from glyphrun.models.zoo import build, recognizer_settings
+from glyphrun.quantized import quantize_bundle
 from glyphrun.registry import Registry, RegistryError
 from glyphrun.text import DIGITS, Codec
 
@@ -116,7 +117,7 @@ def test_unknown_names_and_versions_say_what_there_is(bundle, tmp_path):
         registry.promote(bundle, "../numbers")
 
 
-def test_a_bundle_takes_along_what_its_correction_needs(tmp_path):
+def test_a_bundle_takes_along_what_its_correction_needs(tmp_path, monkeypatch):
     lists = tmp_path / "lists"
     lists.mkdir()
     (lists / "words.tsv").write_text("12\t5\n")
@@ -139,6 +140,10 @@ def test_a_bundle_takes_along_what_its_correction_needs(tmp_path):
         "correct"
         in engine.read_prepared([engine.prepare([encode_image(np.zeros((30, 30, 3), np.uint8))], name="x")])[0].timings
     )
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "words.tsv").write_text("99\t5\n")  # another list of that name, where the command is given
+    quantize_bundle(folder, tmp_path / "half", "bfloat16")
+    assert (tmp_path / "half" / "words.tsv").read_text() == "12\t5\n"
     (folder / "words.tsv").write_text("13\t5\n")
     with pytest.raises(BundleError, match="words.tsv was changed"):
         load_engine(folder)

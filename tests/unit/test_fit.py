@@ -253,7 +253,9 @@ def test_snapshots_come_at_their_steps_and_leave_the_training_as_it_was(tmp_path
     def score(trained: Recognizer) -> Scores:
         return scores_on(arrays, trained)
 
-    with_snapshots = fit(model, CODEC, PROCESSOR, arrays, score, settings, tmp_path / "a", device=CPU, snapshot=snapshot)
+    with_snapshots = fit(
+        model, CODEC, PROCESSOR, arrays, score, settings, tmp_path / "a", device=CPU, snapshot=snapshot
+    )
     without = fit(plain, CODEC, PROCESSOR, arrays, score, settings, tmp_path / "b", device=CPU)
     list(with_snapshots), list(without)
     assert [step for step, _ in seen] == [2, 4, 6]

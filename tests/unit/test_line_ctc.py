@@ -13,9 +13,9 @@ from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.engine import Engine
 from glyphrun.images import FrameStack, pad_stacks, stack_frames
 from glyphrun.models.line_ctc import LineCTC, LineCTCSettings
-from glyphrun.models.zoo import recognizer_settings
+from glyphrun.models.zoo import build, recognizer_settings
 from glyphrun.recipe import processor_for
-from glyphrun.text import Codec
+from glyphrun.text import DIGITS, Codec
 
 TEXTS = ("at noon", "a", "ten minutes later", "too", "on time")
 CHARSET = "".join(sorted(set("".join(TEXTS))))
@@ -231,3 +231,10 @@ def test_searches_that_it_has_no_use_for_are_refused():
     memory = model.encode(*batch(stacks(["a"])))
     with pytest.raises(TypeError, match="LineCTC reads all places at once already"):
         search(model, memory, DecodeSettings(search="non-autoregressive"))
+
+
+def test_a_line_too_narrow_for_its_label_is_refused_by_name_before_training():
+    model = build(recognizer_settings("line-ctc-nano"), Codec(DIGITS, 9))
+    model.check([(48, 13), (48, 100)], [5, 5], ["a", "b"])
+    with pytest.raises(ValueError, match="b has a label of 4 characters and is 12 pixels wide, where it needs 13"):
+        model.check([(48, 13), (48, 12)], [5, 5], ["a", "b"])

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_vlm import FAMILIES, save_tiny, tiny_codec, tiny_vlm
 from torch import Tensor
 
 from glyphrun.decoding.beam import beam
@@ -16,6 +15,7 @@ from glyphrun.models.recognizer import Memory
 from glyphrun.models.vlm import VLM, VLMSettings
 from glyphrun.models.vlm_patches import STEP, patchify
 from glyphrun.text import DIGITS, Codec
+from tiny_vlm import FAMILIES, save_tiny, tiny_codec, tiny_vlm
 
 SIZES = [(28, 140), (84, 56), (28, 28), (56, 112)]
 TEXTS = ["12", "three", "a b c", "x"]

@@ -13,7 +13,19 @@ from glyphrun.models.vlm_collate import AFTER, BEFORE, IGNORED, PLACEHOLDER, Col
 from glyphrun.models.vlm_patches import STEP, patchify
 from tiny_vlm import FAMILIES, save_tiny, tiny_codec, tiny_vlm
 
-SIZES = [(5, 9), (13, 200), (48, 1100), (28, 28), (40, 40), (13, 90), (200, 20), (333, 517), (1080, 1920), (90, 13), (70, 70)]
+SIZES = [
+    (5, 9),
+    (13, 200),
+    (48, 1100),
+    (28, 28),
+    (40, 40),
+    (13, 90),
+    (200, 20),
+    (333, 517),
+    (1080, 1920),
+    (90, 13),
+    (70, 70),
+]
 BUDGETS = [(4 * STEP**2, 512 * STEP**2), (64 * STEP**2, 64 * STEP**2), (STEP**2, 30 * STEP**2)]
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import Progress
+from safetensors import SafetensorError
 
 console = Console()
 
@@ -28,8 +30,12 @@ def plain_errors() -> Iterator[None]:
     """Errors that a person can mend are one sentence and exit code 1; Ctrl-C is 130."""
     try:
         yield
-    except (ValueError, OSError, RuntimeError) as error:
-        if type(error).__module__.startswith(("glyphrun", "builtins")):
+    except ValidationError as error:
+        first = error.errors()[0]
+        typer.secho(f"glyphrun: {'.'.join(map(str, first['loc']))}: {first['msg']}", err=True)
+        raise typer.Exit(1) from None
+    except (ValueError, OSError, RuntimeError, SafetensorError) as error:
+        if type(error).__module__.startswith(("glyphrun", "builtins", "safetensors")):
             typer.secho(f"glyphrun: {error}", err=True, fg="red" if sys.stderr.isatty() else None)
             raise typer.Exit(1) from None
         raise

@@ -42,6 +42,10 @@ def cost(
     frames: Annotated[int, typer.Option(help="Frames of a sequence.", min=1)] = 8,
     windows: Annotated[int, typer.Option(help="Windows that a tracklet is read in.", min=1)] = 4,
     baseline: Annotated[str, typer.Option(help="What speeds relate to.")] = "parseq-small-temporal",
+    source: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=FOLDER of a hub model, where the hub cannot be reached.", show_default=False),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Parameters, multiply-adds, memory and speed of recognizers beside the baseline and beside published figures.
@@ -52,7 +56,13 @@ def cost(
 
     with plain_errors():
         settings = CostSettings.model_validate(
-            {"device": device, "frames": frames, "windows": windows, "baseline": baseline}
+            {
+                "device": device,
+                "frames": frames,
+                "windows": windows,
+                "baseline": baseline,
+                "sources": dict(pair.partition("=")[::2] for pair in source or []),
+            }
         )
         with Console(stderr=True).status("") as status:
             rows = cost_table(names, precision or ["float32"], settings, lambda row: status.update(row))
@@ -68,6 +78,9 @@ def transfer(
     weights: Annotated[str, typer.Argument(help="A published name, a url that carries its sha256, or a file.")],
     dataset: DatasetArgument,
     mismatch: Annotated[str, typer.Option(help="What may differ: fail, extend or replace.")] = "fail",
+    source: Annotated[
+        str | None, typer.Option(help="Folder of a hub model, where the hub cannot be reached.", show_default=False)
+    ] = None,
 ) -> None:
     """What of published weights a recognizer for a data set would keep, resize, make new and drop. Nothing is trained.
 
@@ -80,7 +93,7 @@ def transfer(
     from glyphrun.training.start import StartSettings, start_recognizer
 
     with plain_errors():
-        settings = recognizer_settings(recognizer)
+        settings = recognizer_settings(recognizer, {"source": source} if source else None)
         start = StartSettings.model_validate({"weights": weights, "mismatch": mismatch})
         texts = [sample.text for sample in iterate_samples(dataset) if sample.text is not None]
         codec = codec_for(settings, read_card(dataset).charset, texts)

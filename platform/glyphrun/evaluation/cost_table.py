@@ -39,6 +39,7 @@ class CostSettings(BaseModel):
     """What is measured, on the GPU where there is one if no device is named: sequences of ``frames`` frames with texts of up to max_length characters of the charset.
 
     windows: how many windows of ``frames`` frames a tracklet is read in, without overlap. baseline: what speeds relate to.
+    sources: folders of hub models by the recognizer's name.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -47,6 +48,7 @@ class CostSettings(BaseModel):
     frames: int = Field(8, ge=1)
     windows: int = Field(4, ge=1)
     baseline: str = BASELINE
+    sources: dict[str, str] = {}
     charset: str = "0123456789"
     max_length: int = Field(2, ge=1)
     seed: int = 0
@@ -199,7 +201,7 @@ def count(name: str, settings: CostSettings) -> Counts:
     said = PUBLISHED.get(published_name(name))
     charset, max_length = (said.charset, said.max_length) if said else (settings.charset, settings.max_length)
     frames = said.frames if said else settings.frames
-    chosen = recognizer_settings(name)
+    chosen = _settings_of(name, settings)
     codec = codec_for(chosen, charset, [charset[0] * max_length])
     cpu = torch.device("cpu")
     engine = Engine(build(chosen, codec), codec, processor_for(chosen), device=cpu, precision="float32")
@@ -216,7 +218,7 @@ def measure(name: str, precision: CostPrecision, settings: CostSettings) -> Cost
     torch.set_num_threads(available_cores())
     torch.manual_seed(settings.seed)
     before = _resident_mib()
-    chosen = recognizer_settings(name)
+    chosen = _settings_of(name, settings)
     codec = codec_for(chosen, settings.charset, [settings.charset[0] * settings.max_length])
     recognizer = build(chosen, codec)
     held: Precision = precision_of("int8", device) if precision == "int8" else precision
@@ -255,6 +257,10 @@ def measure(name: str, precision: CostPrecision, settings: CostSettings) -> Cost
         best_batch=best,
         tracklet_ms=tracklet * 1e3,
     )
+
+
+def _settings_of(name: str, settings: CostSettings) -> Any:
+    return recognizer_settings(name, {"source": settings.sources[name]} if name in settings.sources else None)
 
 
 def _device(settings: CostSettings) -> torch.device:

@@ -265,6 +265,16 @@ class LineCTC(Recognizer):
         losses = F.ctc_loss(log_probs.transpose(0, 1), labels, places, lengths, blank=BLANK, reduction="sum")
         return losses / lengths.clamp(min=1).sum()
 
+    def check(self, sizes: Sequence[tuple[int, int]], lengths: Sequence[int], names: Sequence[str]) -> None:
+        """Refuse lines that are too narrow for their labels, by name; lengths: tokens of each label, its end counted."""
+        for (_, width), length, name in zip(sizes, lengths, names, strict=True):
+            least = SHRINK[1] * (length - 2) + 1
+            if width < least:
+                raise ValueError(
+                    f"{name} has a label of {length - 1} characters and is {width} pixels wide, where it needs {least}: take "
+                    "the line out, correct its text, or cut it with more of its width left"
+                )
+
     def loss_terms(self, targets: Tensor) -> Tensor:
         """How many characters ``loss`` is the mean over; an empty label counts as one."""
         return ((targets >= 1) & (targets <= self.characters)).sum(1).clamp(min=1).sum()

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from glyphrun.models.layers import Attention
+from glyphrun.models.notices import without_torchao_notices
 from glyphrun.models.recognizer import Recognizer
 
 Part = Literal["vision", "projector", "decoder"]
@@ -111,7 +112,8 @@ def apply_lora(recognizer: Recognizer, settings: LoraSettings) -> None:
     in_full = _in_full(recognizer, settings)
     layers, in_projections = _targets(recognizer, settings, in_full)
     if layers:
-        from peft import LoraConfig, inject_adapter_in_model
+        with without_torchao_notices():
+            from peft import LoraConfig, inject_adapter_in_model
 
         config = LoraConfig(
             r=settings.rank,

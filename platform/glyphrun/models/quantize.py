@@ -11,7 +11,6 @@ recognizer reads, from each token's own largest value, so no sample of the train
 from __future__ import annotations
 
 import copy
-import logging
 from typing import Literal, cast
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from glyphrun.device import Precision, default_precision
 from glyphrun.models.inference import compute_in_int8, computes_in_int8
+from glyphrun.models.notices import without_torchao_notices
 from glyphrun.models.recognizer import Recognizer
 
 Method = Literal["float32", "float16", "bfloat16", "int8"]
@@ -140,12 +140,7 @@ def linear_weights(recognizer: nn.Module) -> list[str]:
 
 def rounded(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """(outputs, inputs) float → the nearest int8 and the scale of each output, float32."""
-    deprecations = logging.getLogger("torch.utils._pytree")
-    level = deprecations.level
-    deprecations.setLevel(logging.ERROR)  # torchao tells of its own deprecated calls while it is imported
-    try:
+    with without_torchao_notices():
         from torchao.quantization import Int8Tensor, PerRow  # here: it takes seconds, and reading needs none of it
-    finally:
-        deprecations.setLevel(level)
     quantized = Int8Tensor.from_hp(matrix.float(), PerRow())
     return cast(Tensor, quantized.qdata), cast(Tensor, quantized.scale).flatten()

@@ -103,6 +103,14 @@ def by_plain_name(tensors: dict[str, Tensor], path: Path | None = None) -> dict[
     return {plain: tensors[name] for plain, name in named.items()}
 
 
+def expect_source(source: str) -> None:
+    """Refuse, before anything is fetched, what can be no weights. Raises WeightsError naming the near names."""
+    if "://" in source:
+        _checked_address(source)
+    elif source not in PUBLISHED:
+        _local(source)
+
+
 def _local(source: str) -> Path:
     path = Path(source).expanduser()
     if path.is_dir():

@@ -6,15 +6,15 @@ import hashlib
 import json
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from glyphrun.decoding.settings import Calibration, DecodeSettings
-from glyphrun.models.lora import LoraSettings
-from glyphrun.models.zoo import recognizer_settings
+from glyphrun.models.weights import expect_source
+from glyphrun.models.zoo import ZOO, recognizer_settings
 from glyphrun.overlay import overlay
 from glyphrun.training.fit import TrainSettings
 from glyphrun.training.start import StartSettings
@@ -164,14 +164,7 @@ def load_experiment(path: Path) -> Experiment:
     try:
         return Experiment.model_validate(_load(path, ()))
     except ValidationError as error:
-        # A space that fails as one kind of range is reported for each kind; what a validator of ours says is the sentence.
-        first = next((one for one in error.errors() if one["type"] == "value_error"), error.errors()[0])
-        place = ".".join(map(str, first["loc"])) or "the file"
-        if first["type"] == "extra_forbidden":
-            key, near = str(first["loc"][-1]), get_close_matches(str(first["loc"][-1]), _known_keys(), n=1, cutoff=0.5)
-            hint = f": did you mean {near[0]}?" if near else ""
-            raise ExperimentError(f"{path}: unknown key {key!r} at {place}{hint}") from None
-        raise ExperimentError(f"{path}: {place}: {first['msg']}") from None
+        raise ExperimentError(f"{path}: {_said(error)}") from None
 
 
 def plan_trials(experiment: Experiment) -> list[Trial]:
@@ -197,6 +190,10 @@ def plan_trials(experiment: Experiment) -> list[Trial]:
             resolved = recognizer_settings(candidate.recognizer, declared["changes"]).model_dump(mode="json")
             trained = TrainSettings.model_validate(declared["train"])
             started = StartSettings.model_validate(declared["start"])
+            if started.weights is not None:
+                expect_source(started.weights)
+        except ValidationError as error:
+            raise ExperimentError(f"candidate {candidate.family!r} with {sampled}: {_said(error)}") from None
         except ValueError as error:
             raise ExperimentError(f"candidate {candidate.family!r} with {sampled}: {error}") from None
         trials.append(
@@ -242,15 +239,25 @@ def _set(settings: dict[str, Any], path: list[str], value: Any) -> dict[str, Any
     return {**settings, path[0]: _set(settings.get(path[0]) or {}, path[1:], value)}
 
 
+def _said(error: ValidationError) -> str:
+    """What is wrong with a key, and the nearest known one."""
+    # A space that fails as one kind of range is reported for each kind; what a validator of ours says is the sentence.
+    first = next((one for one in error.errors() if one["type"] == "value_error"), error.errors()[0])
+    place = ".".join(map(str, first["loc"])) or "the file"
+    if first["type"] == "extra_forbidden":
+        key, near = str(first["loc"][-1]), get_close_matches(str(first["loc"][-1]), _known_keys(), n=1, cutoff=0.5)
+        hint = f": did you mean {near[0]}?" if near else ""
+        return f"unknown key {key!r} at {place}{hint}"
+    return f"{place}: {first['msg']}"
+
+
 def _known_keys() -> set[str]:
-    models: list[type[BaseModel]] = [
-        Experiment,
-        Candidate,
-        TrainSettings,
-        StartSettings,
-        LoraSettings,
-        Asha,
-        Budget,
-        DecodeSettings,
-    ]
-    return {name for model in models for name in model.model_fields} | {"extends", "choice", "log_uniform"}
+    models: set[type[BaseModel]] = {Experiment, Candidate, TrainSettings, StartSettings, Asha, Budget, DecodeSettings}
+    models |= {type(recognizer_settings(name)) for name in ZOO}
+    nested = {value for model in models for value in _models_in(model)}
+    return {name for model in models | nested for name in model.model_fields} | {"extends", "choice", "log_uniform"}
+
+
+def _models_in(model: type[BaseModel]) -> set[type[BaseModel]]:
+    kinds = {kind for field in model.model_fields.values() for kind in (field.annotation, *get_args(field.annotation))}
+    return {kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)}

@@ -37,14 +37,15 @@ def start_recognizer(
     The same settings and seed give the same recognizer, so a checkpoint need not hold what LoRA keeps frozen.
     Raises WeightsError for weights that cannot be had or do not fit, ValueError for LoRA that does not apply.
     """
+    tensors = None if start.weights is None else load_weights(start.weights)
     torch.manual_seed(seed)
     recognizer = build(settings, tokens)
     moved: list[Transferred] = []
-    if start.weights is not None:
+    if start.weights is not None and tensors is not None:
         origin = weights_origin(start.weights)
         moved = transfer(
             recognizer,
-            load_weights(start.weights),
+            tensors,
             source_charset=origin.charset,
             charset=tokens.charset,
             mismatch=start.mismatch,
