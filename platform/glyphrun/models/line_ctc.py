@@ -11,6 +11,7 @@ and a batch that is spread over several processes trains as it would in one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
