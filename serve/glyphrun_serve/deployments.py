@@ -19,12 +19,12 @@ from ray import serve
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
-from glyphrun.bundle import load_engine
 from glyphrun.device import Precision
 from glyphrun.engine import Embedding, Prediction
-from glyphrun.images import FrameStack, stack_frames
+from glyphrun.ensemble_bundle import load_reader
+from glyphrun.images import encode_image
 from glyphrun_serve.limits import Limits
-from glyphrun_serve.routes import Busy, Unreadable, http_app
+from glyphrun_serve.routes import Busy, Refused, Unreadable, http_app
 from glyphrun_serve.schemas import ModelCard
 
 READY_S = 2.0  # a loaded replica says so within milliseconds
@@ -44,19 +44,19 @@ class Batching(BaseModel):
 class Prepared:
     """One decoded item that waits for its batch."""
 
-    stack: FrameStack
+    stack: Any  # as the reader prepares it
     explain: bool
     decode_ms: float
     since: float
 
 
 class RecognizerReplica:
-    """An engine behind a queue: each item is decoded alone, then read together with those that wait."""
+    """An engine or an ensemble behind a queue: each item is decoded alone, then read together with those that wait."""
 
     def __init__(self, bundle: Path, batching: Batching, precision: Precision | None = None) -> None:
         granted = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
         torch.set_num_threads(max(1, int(granted)))
-        self._engine = load_engine(bundle, device=_granted_device(), precision=precision)
+        self._reader = load_reader(bundle, device=_granted_device(), precision=precision)
         # One thread reads, so that the event loop stays free to decode and to gather the next batch.
         self._reading = ThreadPoolExecutor(1, "read")
         self._batched: Callable[[Prepared], Coroutine[None, None, Prediction]] = serve.batch(
@@ -68,19 +68,22 @@ class RecognizerReplica:
         """Read the encoded frames of one item."""
         started = perf_counter()
         try:
-            stack = await asyncio.to_thread(self._engine.prepare, frames, name=name)
+            stack = await asyncio.to_thread(self._reader.prepare, frames, name=name)
         except ValueError as error:
             return Unreadable(str(error))
         since = perf_counter()
         return await self._batched(Prepared(stack, explain, (since - started) * 1e3, since))
 
-    async def embed(self, frames: Sequence[bytes], name: str) -> Embedding | Unreadable:
+    async def embed(self, frames: Sequence[bytes], name: str) -> Embedding | Unreadable | Refused:
         """The encoder's features of one item, between two batches of readings."""
         try:
-            stack = await asyncio.to_thread(self._engine.prepare, frames, name=name)
+            stack = await asyncio.to_thread(self._reader.prepare, frames, name=name)
         except ValueError as error:
             return Unreadable(str(error))
-        found = await asyncio.get_running_loop().run_in_executor(self._reading, self._engine.embed, [stack])
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(self._reading, self._reader.embed, [stack])
+        except ValueError as error:
+            return Refused(str(error))
         return found[0]
 
     async def ready(self) -> bool:
@@ -96,7 +99,7 @@ class RecognizerReplica:
         for explain in (False, True):
             chosen = [number for number, item in enumerate(items) if item.explain == explain]
             if chosen:
-                predictions = self._engine.read_prepared([items[number].stack for number in chosen], explain=explain)
+                predictions = self._reader.read_prepared([items[number].stack for number in chosen], explain=explain)
                 found.update(zip(chosen, predictions, strict=True))
         return [
             replace(
@@ -111,10 +114,11 @@ class RecognizerReplica:
         ]
 
     def _warm_up(self, most: int) -> None:
-        height, width = self._engine.processor.height, self._engine.processor.width
+        height, width = self._reader.processor.height, self._reader.processor.width
+        blank = encode_image(np.zeros((height, width, 3), np.uint8))
         for items, frames in ((1, 1), (1, WARM_UP_FRAMES), (most, WARM_UP_FRAMES)):
-            blank = [self._engine.processor(np.zeros((height, width, 3), np.uint8))] * frames
-            self._engine.read_prepared([stack_frames(blank)] * items, explain=True)
+            prepared = self._reader.prepare([blank] * frames, name="a blank picture")
+            self._reader.read_prepared([prepared] * items, explain=True)
 
 
 class Ingress:
@@ -132,8 +136,8 @@ class Ingress:
         found: Prediction | Unreadable = await self._answered(self._replicas.recognize.remote(frames, name, explain))
         return found
 
-    async def embed(self, frames: Sequence[bytes], *, name: str) -> Embedding | Unreadable:
-        found: Embedding | Unreadable = await self._answered(self._replicas.embed.remote(frames, name))
+    async def embed(self, frames: Sequence[bytes], *, name: str) -> Embedding | Unreadable | Refused:
+        found: Embedding | Unreadable | Refused = await self._answered(self._replicas.embed.remote(frames, name))
         return found
 
     async def _answered(self, response: Awaitable[Any]) -> Any:

@@ -47,6 +47,13 @@ class Unreadable:
     message: str
 
 
+@dataclass(frozen=True)
+class Refused:
+    """Why this model cannot answer such a question at all."""
+
+    message: str
+
+
 class Busy(Exception):
     """More requests are waiting than may wait."""
 
@@ -59,7 +66,7 @@ class Reader(Protocol):
     async def read(self, frames: Sequence[bytes], *, name: str, explain: bool) -> Prediction | Unreadable:
         """Raises Busy if no more requests may wait."""
 
-    async def embed(self, frames: Sequence[bytes], *, name: str) -> Embedding | Unreadable:
+    async def embed(self, frames: Sequence[bytes], *, name: str) -> Embedding | Unreadable | Refused:
         """Raises Busy if no more requests may wait."""
 
     async def ready(self) -> bool: ...
@@ -78,7 +85,7 @@ def http_app(reader: Reader, limits: Limits) -> FastAPI:
     answer_errors_as_json(app)
     identity = reader.card.identity()
 
-    async def within_limits(answer: Awaitable[Found | Unreadable], item: int | None = None) -> Found:
+    async def within_limits(answer: Awaitable[Found | Unreadable | Refused], item: int | None = None) -> Found:
         try:
             async with asyncio.timeout(limits.answer_s):
                 found = await answer
@@ -90,6 +97,8 @@ def http_app(reader: Reader, limits: Limits) -> FastAPI:
             raise RequestError(503, "too_slow", message, item=item) from error
         if isinstance(found, Unreadable):
             raise RequestError(422, "bad_image", found.message, item=item)
+        if isinstance(found, Refused):
+            raise RequestError(501, "unsupported", found.message, item=item)
         return found
 
     async def read(frames: Sequence[bytes], name: str, explain: bool, item: int | None = None) -> wire.Answer:

@@ -28,6 +28,15 @@ class Vote(BaseModel):
     weight: float = Field(description="How much the frame counts; 0 if it was ignored.")
 
 
+class Member(BaseModel):
+    member: str
+    text: str = Field(description="What this recognizer says alone; empty if nothing is readable or it is left out.")
+    confidence: float
+    weight: float = Field(description="How much it counts; 0 if it was ignored or left out.")
+    ms: float | None = Field(description="How long it took over the batch; null if it did not end in time.")
+    status: str = Field(description="voted, averaged, late, or failed and why.")
+
+
 class ModelIdentity(BaseModel):
     """Which weights answered; what else the bundle says of its origin stands beside the name."""
 
@@ -66,6 +75,7 @@ class Answer(BaseModel):
     n_best: list[Reading]
     characters: list[Character]
     votes: list[Vote] = Field(description="One a frame, or one a window; empty if explain was false.")
+    members: list[Member] = Field(description="What each recognizer of an ensemble says; empty for a single one.")
     abstained: bool = Field(description="True if the confidence is under the model's own threshold.")
     timings_ms: dict[str, float]
     model: ModelIdentity
@@ -128,6 +138,7 @@ def answer(prediction: Prediction, model: ModelIdentity, total_ms: float) -> Ans
             )
             for ballot in prediction.votes
         ],
+        members=[Member.model_validate(vars(member)) for member in prediction.members],
         abstained=prediction.abstained,
         timings_ms={stage: round(spent, 3) for stage, spent in {**prediction.timings, "total": total_ms}.items()},
         model=model,

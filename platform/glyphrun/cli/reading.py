@@ -35,18 +35,18 @@ def evaluate(
 
     Example: [bold]glyphrun evaluate shirt-numbers runs/demo/data --split test --json[/]
     """
-    from glyphrun.bundle import load_engine
     from glyphrun.data.batches import load_split
     from glyphrun.data.sample import iterate_samples, read_card
-    from glyphrun.evaluation.evaluate import evaluate as evaluate_engine
+    from glyphrun.ensemble_bundle import load_reader
+    from glyphrun.evaluation.evaluate import evaluate as evaluate_reader
     from glyphrun.registry import Registry
 
     with plain_errors():
-        engine = load_engine(Registry(registry).resolve(model))
+        reader = load_reader(Registry(registry).resolve(model))
         samples = iterate_samples(dataset, "train") if "train" in read_card(dataset).counts else iter(())
         texts = {sample.text for sample in samples if sample.text is not None}
-        arrays = load_split(dataset, split, engine.processor)
-        scores = evaluate_engine(engine, arrays, trained_texts=texts).to_json()
+        arrays = [load_split(dataset, split, processor) for processor in reader.processors]
+        scores = evaluate_reader(reader, arrays, trained_texts=texts).to_json()
     if as_json:
         print(json.dumps({"model": model, "split": split, **scores}, ensure_ascii=False))
         return
@@ -74,14 +74,14 @@ def recognize(
     """
     from dataclasses import asdict
 
-    from glyphrun.bundle import load_engine
+    from glyphrun.ensemble_bundle import load_reader
     from glyphrun.images import read_frames
     from glyphrun.registry import Registry
 
     with plain_errors():
         items = [read_frames(path) for path in paths]
-        engine = load_engine(Registry(registry).resolve(model))
-        readings = engine.read(items, names=[str(path) for path in paths], explain=True)
+        reader = load_reader(Registry(registry).resolve(model))
+        readings = reader.read(items, names=[str(path) for path in paths], explain=True)
     for path, reading in zip(paths, readings, strict=True):
         if as_json:
             print(json.dumps({"path": str(path), **asdict(reading)}, ensure_ascii=False))
@@ -101,13 +101,13 @@ def embed(
 
     Example: [bold]glyphrun embed shirt-numbers runs/demo/data features.parquet[/]
     """
-    from glyphrun.bundle import load_engine
     from glyphrun.data.sample import read_card
+    from glyphrun.ensemble_bundle import load_reader
     from glyphrun.evaluation.embed import embed_dataset
     from glyphrun.registry import Registry
 
     with plain_errors(), progress_bar("samples") as progress:
-        engine = load_engine(Registry(registry).resolve(model))
+        reader = load_reader(Registry(registry).resolve(model))
         count, total = 0, sum(read_card(dataset).counts.values())
 
         def advance(done: int) -> None:
@@ -115,5 +115,5 @@ def embed(
             count += done
             progress(count, total)
 
-        rows = embed_dataset(engine, dataset, out, advance)
+        rows = embed_dataset(reader, dataset, out, advance)
     console.print(f"{out}: {rows} samples", soft_wrap=True)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from glyphrun.data.sample import iterate_samples
-from glyphrun.engine import Engine
+from glyphrun.ensemble import Reader
 
 ITEMS_AT_ONCE = 64
 SCHEMA = pa.schema(
@@ -25,7 +25,7 @@ SCHEMA = pa.schema(
 )
 
 
-def embed_dataset(engine: Engine, dataset: Path, out: Path, progress: Callable[[int], None] | None = None) -> int:
+def embed_dataset(reader: Reader, dataset: Path, out: Path, progress: Callable[[int], None] | None = None) -> int:
     """Write a row a sample, of all splits: its pooled feature and, for each frame, a feature for each patch.
 
     Columns: sample_id, split, text, pooled (D), patches (frames, S, D), float32. Returns how many rows there are. The
@@ -37,7 +37,7 @@ def embed_dataset(engine: Engine, dataset: Path, out: Path, progress: Callable[[
     rows = 0
     try:
         with pq.ParquetWriter(aside, SCHEMA) as writer:
-            for batch in _batches(engine, dataset):
+            for batch in _batches(reader, dataset):
                 writer.write_batch(batch)
                 rows += len(batch)
                 if progress:
@@ -48,10 +48,10 @@ def embed_dataset(engine: Engine, dataset: Path, out: Path, progress: Callable[[
     return rows
 
 
-def _batches(engine: Engine, dataset: Path) -> Iterator[pa.RecordBatch]:
+def _batches(reader: Reader, dataset: Path) -> Iterator[pa.RecordBatch]:
     rest = iterate_samples(dataset)
     while samples := list(islice(rest, ITEMS_AT_ONCE)):
-        found = engine.embed([engine.prepare(sample.frames, name=sample.sample_id) for sample in samples])
+        found = reader.embed([reader.prepare(sample.frames, name=sample.sample_id) for sample in samples])
         yield pa.RecordBatch.from_pylist(
             [
                 {

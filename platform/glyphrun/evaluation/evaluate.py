@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from glyphrun.data.batches import FrameArrays
-from glyphrun.engine import Engine, Prediction
+from glyphrun.engine import Prediction
+from glyphrun.ensemble import Reader
 from glyphrun.evaluation.metrics import (
     ErrorCounts,
     Interval,
@@ -55,36 +56,44 @@ class Scores:
 
 
 def read_split(
-    engine: Engine, arrays: FrameArrays, progress: Callable[[int], None] | None = None, *, explain: bool = False
+    reader: Reader,
+    arrays: FrameArrays | Sequence[FrameArrays],
+    progress: Callable[[int], None] | None = None,
+    *,
+    explain: bool = False,
 ) -> list[Prediction]:
-    """A prediction for every item, in the order of the items."""
-    return engine.read_prepared([arrays.item(item) for item in range(len(arrays))], explain=explain, progress=progress)
+    """A prediction for every item, in the order of the items; arrays: the split, for each processor of an ensemble."""
+    splits = [arrays] if isinstance(arrays, FrameArrays) else arrays
+    stacks = [tuple(split.item(item) for split in splits) for item in range(len(splits[0]))]
+    items = stacks if len(splits) > 1 else [stack for (stack,) in stacks]
+    return reader.read_prepared(items, explain=explain, progress=progress)
 
 
 def evaluate(
-    engine: Engine,
-    arrays: FrameArrays,
+    reader: Reader,
+    arrays: FrameArrays | Sequence[FrameArrays],
     progress: Callable[[int], None] | None = None,
     *,
     trained_texts: Collection[str] = (),
 ) -> Scores:
     """Read a decoded split and score the readings against its labels; trained_texts are the labels of training."""
-    return read_and_score(engine, arrays, progress, trained_texts=trained_texts)[1]
+    return read_and_score(reader, arrays, progress, trained_texts=trained_texts)[1]
 
 
 def read_and_score(
-    engine: Engine,
-    arrays: FrameArrays,
+    reader: Reader,
+    arrays: FrameArrays | Sequence[FrameArrays],
     progress: Callable[[int], None] | None = None,
     *,
     trained_texts: Collection[str] = (),
 ) -> tuple[list[Prediction], Scores]:
     """A prediction for every item, in the order of the items, and their scores."""
     started = perf_counter()
-    predictions = read_split(engine, arrays, progress)
+    predictions = read_split(reader, arrays, progress)
     seconds = perf_counter() - started
     readings = [prediction.text for prediction in predictions]
-    return predictions, score(arrays.texts, readings, seconds, trained_texts=trained_texts)
+    texts = arrays.texts if isinstance(arrays, FrameArrays) else arrays[0].texts
+    return predictions, score(texts, readings, seconds, trained_texts=trained_texts)
 
 
 def score(
