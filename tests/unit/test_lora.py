@@ -13,7 +13,6 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from tiny_vlm import FAMILIES, save_tiny, tiny_codec, tiny_vlm
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -37,6 +36,7 @@ from glyphrun.models.zoo import ZOO, build, recognizer_settings
 from glyphrun.text import DIGITS, Codec
 from glyphrun.training.fit import TrainSettings, fit
 from glyphrun.training.optim import make_optimizer
+from tiny_vlm import FAMILIES, save_tiny, tiny_codec, tiny_vlm
 
 CODEC = Codec(DIGITS, 2)
 SMALL = {"image": (16, 24), "width": 16, "depth": 1, "heads": 2}
