@@ -11,15 +11,18 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 PYTEST = [str(BIN / "pytest"), "-q", "-p", "no:cacheprovider"]
 
+# Most of a test under Ray is waiting for processes to start; a file stays in one process, for its fixtures.
+BOTH_CORES = ["-n", "2", "--dist", "loadfile"]
+
 PARTS = {
     "lint": [str(BIN / "ruff"), "check", "."],
     "format": [str(BIN / "ruff"), "format", "--check", "."],
     "types": [str(BIN / "mypy")],
     "layers": [str(BIN / "lint-imports")],
     "browser": [str(ROOT / "tests" / "install_browser.sh")],
-    "unit": [*PYTEST, "-n", "2", "--dist", "loadfile", "tests/unit"],
-    "integration": [*PYTEST, "tests/integration"],
-    "end to end": [*PYTEST, "tests/e2e"],
+    "unit": [*PYTEST, *BOTH_CORES, "tests/unit"],
+    "integration": [*PYTEST, *BOTH_CORES, "tests/integration"],
+    "end to end": [*PYTEST, *BOTH_CORES, "tests/e2e"],
 }
 
 
