@@ -177,7 +177,7 @@ def test_a_phone_scrolls_in_one_direction_only(page: Page, frames: list[Path], s
 
 def test_the_reference_lists_every_operation(page: Page, server: Server, complaints: list[str]) -> None:
     page.get_by_role("link", name="API").click()
-    expect(page.locator("article h2")).to_have_count(5)
+    expect(page.locator("article h2")).to_have_count(6)
     expect(page.locator("article h2").first).to_have_text("POST/v1/recognize")
     assert complaints == []
 
