@@ -67,5 +67,6 @@ class SourceFiles:
             return self._zip.read(str(pure)) if self._zip else (self.path / pure).read_bytes()
         except (KeyError, FileNotFoundError, NotADirectoryError):
             raise FileError(f"{name} is missing from {self.path.name}.") from None
+        # Besides damage: zipfile says RuntimeError of an encrypted file, NotImplementedError of an unknown compression.
         except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, zlib.error) as error:
             raise FileError(f"{name} cannot be read: {error}.") from error
