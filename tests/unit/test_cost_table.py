@@ -6,6 +6,7 @@ import pytest
 
 from glyphrun.evaluation.cost_table import CostSettings, cost_json, cost_table, count
 from glyphrun.evaluation.published import PUBLISHED
+from glyphrun.models.hub import HubError
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -45,3 +46,11 @@ def test_rows_stand_beside_the_baseline_and_beside_what_was_published():
 def test_a_wrong_name_is_refused_before_anything_is_measured(names, precisions, sentence):
     with pytest.raises(ValueError, match=sentence):
         cost_table(names, precisions, CostSettings())
+
+
+def test_a_hub_model_that_cannot_be_had_is_told_before_anything_is_measured(tmp_path):
+    settings = CostSettings(device="cpu", baseline="query-digits-nano", sources={"trocr-small": str(tmp_path / "gone")})
+    told: list[str] = []
+    with pytest.raises(HubError, match="there is no folder .*gone"):
+        cost_table(["trocr-small"], ["float32"], settings, told.append)
+    assert told == ["counting query-digits-nano", "counting trocr-small"]

@@ -97,7 +97,7 @@ def cost_table(
     """A row for each name in each precision, the baseline in float32 first. Weights are random: only speed is measured.
 
     Every row is measured in a process of its own, so that one's memory is not another's. Raises ValueError for a name that
-    is not known, listing the near ones, and RuntimeError naming the row that could not be measured.
+    is not known, listing the near ones, HubError for a hub model that cannot be had, and RuntimeError naming the row that could not be measured.
     """
     for name in (settings.baseline, *names):
         recognizer_settings(name)
@@ -108,11 +108,17 @@ def cost_table(
     wanted = [(name, cast(CostPrecision, precision)) for name in names for precision in precisions]
     base_row: tuple[str, CostPrecision] = (settings.baseline, "float32")
     rows = [base_row, *(row for row in wanted if row != base_row)]
+    counts: dict[str, Counts] = {}
+    for name in dict.fromkeys(name for name, _ in rows):
+        # All are counted first: what cannot be built, such as a hub model without a connection, is told at once.
+        if progress:
+            progress(f"counting {name}")
+        counts[name] = count(name, settings)
     measured: list[Cost] = []
     for name, precision in rows:
         if progress:
             progress(f"{name} in {precision}")
-        measured.append(_in_a_process(name, precision, settings))
+        measured.append(_in_a_process(name, precision, settings, counts[name]))
     base = measured[0].per_second
     return [Cost(**{**asdict(row), "relative": row.per_second / base}) for row in measured]
 
@@ -212,8 +218,8 @@ def count(name: str, settings: CostSettings) -> Counts:
     )
 
 
-def measure(name: str, precision: CostPrecision, settings: CostSettings) -> Cost:
-    """One row, measured in this process; peak memory counts from here."""
+def measure(name: str, precision: CostPrecision, settings: CostSettings, counts: Counts) -> Cost:
+    """One row, measured in this process; peak memory counts from here. counts: of the same name."""
     device = _device(settings)
     torch.set_num_threads(available_cores())
     torch.manual_seed(settings.seed)
@@ -250,7 +256,7 @@ def measure(name: str, precision: CostPrecision, settings: CostSettings) -> Cost
     return Cost(
         name=name,
         precision=precision,
-        **asdict(count(name, settings)),
+        **asdict(counts),
         peak_mib=round(peak, 1),
         ms=alone * 1e3,
         per_second=rates[best],
@@ -267,10 +273,10 @@ def _device(settings: CostSettings) -> torch.device:
     return torch.device(settings.device) if settings.device else default_device()
 
 
-def _in_a_process(name: str, precision: CostPrecision, settings: CostSettings) -> Cost:
+def _in_a_process(name: str, precision: CostPrecision, settings: CostSettings, counts: Counts) -> Cost:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         try:
-            return pool.apply(measure, (name, precision, settings))
+            return pool.apply(measure, (name, precision, settings, counts))
         except (RuntimeError, MemoryError) as error:
             raise RuntimeError(f"{name} in {precision} could not be measured: {error}") from error
 
