@@ -36,7 +36,9 @@ CostPrecision = Literal["float32", "bfloat16", "float16", "int8"]
 
 
 class CostSettings(BaseModel):
-    """What is measured, on the GPU where there is one if no device is named: sequences of ``frames`` frames with texts of up to max_length characters of the charset.
+    """What is measured, on the GPU where there is one if no device is named.
+
+    Sequences of ``frames`` frames with texts of up to max_length characters of the charset.
 
     windows: how many windows of ``frames`` frames a tracklet is read in, without overlap. baseline: what speeds relate to.
     sources: folders of hub models by the recognizer's name.
@@ -97,7 +99,8 @@ def cost_table(
     """A row for each name in each precision, the baseline in float32 first. Weights are random: only speed is measured.
 
     Every row is measured in a process of its own, so that one's memory is not another's. Raises ValueError for a name that
-    is not known, listing the near ones, HubError for a hub model that cannot be had, and RuntimeError naming the row that could not be measured.
+    is not known, listing the near ones, HubError for a hub model that cannot be had, and RuntimeError naming the row that
+    could not be measured.
     """
     for name in (settings.baseline, *names):
         recognizer_settings(name)
