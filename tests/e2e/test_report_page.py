@@ -2,73 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from playwright.sync_api import Page, expect
 
 from glyphrun.report.render import render_report
-
-pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-from playwright.sync_api import Browser, Page, expect, sync_playwright
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-
-
-def samples_of(name: str) -> ModuleType:
-    """A module of the unit tests, for its samples; test folders are no packages."""
-    path = Path(__file__).parents[1] / "unit" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"{name}_samples", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from report_samples import sample_examples, sample_results
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    samples = samples_of("test_report")
     out = tmp_path_factory.mktemp("report") / "report.html"
-    render_report(samples.sample_results(), samples.sample_examples(), out)
+    render_report(sample_results(), sample_examples(), out)
     return out
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def page(browser: Browser, report: Path) -> Iterator[Page]:
-    """The open report; leaving it asserts that the console stayed silent and that nothing but the file was loaded."""
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    complaints: list[str] = []
-    requests: list[str] = []
-    page.on(
-        "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
-    )
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: None if request.url.startswith("data:") else requests.append(request.url))
-    page.goto(report.as_uri())
-    yield page
-    page.close()
-    assert complaints == []
-    assert requests == [report.as_uri()]
+def page(open_file: Callable[[Path], Page], report: Path) -> Page:
+    return open_file(report)
 
 
 def trial_order(page: Page) -> list[str]:
@@ -131,16 +84,16 @@ def test_24_tracklets_filter_by_verdict(page: Page) -> None:
     assert page.eval_on_selector_all(".card img", "images => images.every(image => image.naturalWidth === 64)")
 
 
-@pytest.mark.parametrize("width", [390, 820, 1280])
-def test_the_page_never_scrolls_sideways(page: Page, width: int) -> None:
-    page.set_viewport_size({"width": width, "height": 844})
-    page.wait_for_function(
-        "width => [...document.querySelectorAll('.plot')].every(p => p.clientWidth < width)", arg=width
-    )
-    page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-    assert page.evaluate("document.documentElement.scrollWidth") == width
-    widest = page.eval_on_selector_all(".plot .main-svg", "all => Math.max(...all.map(svg => svg.clientWidth))")
-    assert widest <= width
+def test_the_page_never_scrolls_sideways(page: Page) -> None:
+    for width in (1280, 820, 390):
+        page.set_viewport_size({"width": width, "height": 844})
+        page.wait_for_function(
+            "width => [...document.querySelectorAll('.plot')].every(p => p.clientWidth < width)", arg=width
+        )
+        page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        widest = page.eval_on_selector_all(".plot .main-svg", "all => Math.max(...all.map(svg => svg.clientWidth))")
+        assert widest <= width
 
 
 def test_plots_follow_the_colour_scheme_and_print_on_white(page: Page) -> None:
