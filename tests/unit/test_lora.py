@@ -1,25 +1,14 @@
-"""LoRA changes what it is told to change, nothing else, and leaves a plain recognizer behind once it is merged."""
+"""LoRA leaves a plain recognizer behind once it is merged, which answers as the unmerged one did."""
 
 from __future__ import annotations
 
 import copy
-import multiprocessing
-import os
-import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
-from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from glyphrun.data.batches import FrameArrays
-from glyphrun.engine import Engine
-from glyphrun.evaluation.evaluate import evaluate
-from glyphrun.images import Frame, ImageProcessor
 from glyphrun.models.lora import (
     LoraSettings,
     LowRankUpdate,
@@ -33,45 +22,8 @@ from glyphrun.models.parseq import PARSeq
 from glyphrun.models.query_digits import QueryDigits
 from glyphrun.models.recognizer import Recognizer
 from glyphrun.models.zoo import ZOO, build, recognizer_settings
-from glyphrun.text import DIGITS, Codec
-from glyphrun.training.fit import TrainSettings, fit
-from glyphrun.training.optim import make_optimizer
+from lora_recognizers import CODEC, LORA, SMALL, SubwordReader, recognizer
 from tiny_vlm import FAMILIES, save_tiny, tiny_codec, tiny_vlm
-
-CODEC = Codec(DIGITS, 2)
-SMALL = {"image": (16, 24), "width": 16, "depth": 1, "heads": 2}
-LORA = LoraSettings(rank=3, alpha=6.0)
-
-
-def recognizer(name: str = "parseq-nano", seed: int = 1, **changes: object) -> Recognizer:
-    torch.manual_seed(seed)
-    settings = recognizer_settings(name, {"encoder": SMALL, "decoder_heads": 2, **changes})
-    return build(settings, CODEC).eval()
-
-
-class SubwordReader(Recognizer):
-    """A decoder of transformers whose output layer is its embedding, behind one layer that sees; the parts nest."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        from transformers import Qwen2Config, Qwen2ForCausalLM
-
-        torch.manual_seed(1)
-        self.visual = nn.ModuleDict({"blocks": nn.Linear(6, 16), "merger": nn.Linear(16, 16)})
-        self.model = Qwen2ForCausalLM(
-            Qwen2Config(
-                vocab_size=20,
-                hidden_size=16,
-                intermediate_size=24,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                num_key_value_heads=1,
-                tie_word_embeddings=True,
-            )
-        ).eval()
-
-    def parts(self) -> dict[str, tuple[str, ...]]:
-        return {"vision": ("visual",), "projector": ("visual.merger",), "decoder": ("model",)}
 
 
 def answers(model: Recognizer) -> Tensor:
@@ -173,86 +125,6 @@ def test_every_kind_of_recognizer_learns_through_lora_and_answers_the_same_once_
     assert loss(again).item() == pytest.approx(unmerged.item(), abs=1e-4)
 
 
-def test_every_linear_layer_of_the_chosen_parts_is_updated_and_the_projections_of_attention_with_them():
-    blocks = [f"encoder.blocks.0.{layer}" for layer in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")]
-    attentions = [f"decoder.layers.0.{which}" for which in ("self_attn", "cross_attn")]
-    decoder = [f"{attention}.{end}" for attention in attentions for end in ("in_proj_weight", "out_proj.weight")]
-    decoder += [f"decoder.layers.0.linear{number}.weight" for number in (1, 2)] + ["head.weight"]
-    expected = {
-        ("vision",): {f"{name}.weight" for name in blocks},
-        ("decoder",): set(decoder),
-        ("projector",): {"fusion.legibility.weight"},
-    }
-    for targets, names in expected.items():
-        model = recognizer(fusion="attention")
-        shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-        total = sum(shape.numel() for shape in shapes.values())
-        apply_lora(model, LORA.model_copy(update={"targets": targets}))
-        assert updates(model).keys() == names
-        added = 3 * sum(sum(shapes[name]) for name in names)
-        assert trainable_parameters(model) == (added, total + added)
-        assert {update.scaling for update in updates(model).values()} == {2.0}
-
-
-def test_a_step_of_training_moves_every_update_and_leaves_the_frozen_weights_bit_for_bit():
-    model = recognizer(fusion="attention")
-    apply_lora(model, LORA.model_copy(update={"targets": ("vision", "projector", "decoder"), "unfrozen": ("norms",)}))
-    before = copy.deepcopy(model.state_dict())
-    optimizer = make_optimizer(model, 1e-2, 0.1)
-    model.train()
-    for _ in range(2):  # the first factor moves once the second is no longer nothing
-        memory = model.encode(torch.rand(4, 2, 3, 16, 24), torch.ones(4, 2, dtype=torch.bool))
-        model.loss(memory, CODEC.encode_batch(["12", "3", "45", "67"])).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    moved = {name for name, _ in model.named_parameters() if not torch.equal(model.state_dict()[name], before[name])}
-    assert moved == {name for name, value in model.named_parameters() if value.requires_grad}
-    assert len(moved) == 2 * len(updates(model)) + 2 * 13  # scale and shift of 8 layer norms and the stem's 5
-
-
-def test_what_is_unfrozen_is_trained_in_full_and_gets_no_update():
-    def trained(*unfrozen: str) -> set[str]:
-        model = recognizer(fusion="concatenate", encoder={**SMALL, "stem": "patch"})
-        apply_lora(model, LoraSettings(rank=2, targets=("vision",), unfrozen=unfrozen))
-        return {name for name, value in model.named_parameters() if value.requires_grad and "lora_" not in name}
-
-    assert trained() == set()
-    assert trained("head") == {"head.weight", "head.bias"}
-    assert trained("embeddings") == {
-        "encoder.pos_embed",
-        "fusion.frame_embedding.table",
-        "text_embed.embedding.weight",
-        "pos_queries",
-    }
-    layers = ("encoder.blocks.0.norm1", "encoder.blocks.0.norm2", "encoder.norm", "decoder.norm")
-    layers += tuple(f"decoder.layers.0.norm{which}" for which in ("1", "2", "_q", "_c"))
-    assert trained("norms") == {f"{layer}.{what}" for layer in layers for what in ("weight", "bias")}
-    assert trained("projector", "head") == {"fusion.frame_embedding.table", "head.weight", "head.bias"}
-    whole = trained("decoder")
-    assert {"pos_queries", "decoder.layers.0.self_attn.in_proj_weight", "head.weight"} < whole
-    assert all(name.startswith(("decoder.", "head.", "text_embed.", "pos_queries")) for name in whole)
-    model = recognizer()
-    apply_lora(model, LoraSettings(rank=2, targets=("decoder",), unfrozen=("head",)))
-    assert "head.weight" not in updates(model)
-    assert len(updates(model)) == 6
-
-
-def test_a_part_inside_another_is_its_own_and_a_shared_matrix_gets_no_update():
-    model = SubwordReader()
-    apply_lora(model, LoraSettings(rank=2, targets=("projector",)))
-    assert updates(model).keys() == {"visual.merger.weight"}
-    model = SubwordReader()
-    apply_lora(model, LoraSettings(rank=2, targets=("vision", "decoder")))
-    assert "visual.blocks.weight" in updates(model)
-    assert len(updates(model)) == 1 + 2 * 7  # the decoder's output layer is its embedding
-    assert not any("lm_head" in name or "embed" in name for name in updates(model))
-    model = SubwordReader()
-    apply_lora(model, LoraSettings(rank=2, targets=("decoder",), unfrozen=("head",)))
-    assert [name for name, value in model.named_parameters() if value.requires_grad and "lora_" not in name] == [
-        "model.model.embed_tokens.weight"
-    ]
-
-
 @torch.no_grad()
 def test_a_copy_can_be_merged_while_its_original_is_trained_on():
     model = recognizer()
@@ -307,94 +179,3 @@ def test_updates_of_a_base_in_half_precision_are_trained_in_float32():
     assert {value.dtype for value in model.parameters() if value.requires_grad} == {torch.float32}
     merge_lora(model)
     assert {value.dtype for value in model.parameters()} == {torch.bfloat16}
-
-
-def test_a_part_that_cannot_be_adapted_is_refused_with_the_parts_that_can():
-    with pytest.raises(
-        ValueError, match=r"lora\.targets names projector, and this parseq has no .* those with one are decoder, vision"
-    ):
-        apply_lora(recognizer(), LoraSettings(rank=2, targets=("projector",)))
-    with pytest.raises(ValueError, match=r"lora\.unfrozen names projector, and this parseq has no such weights"):
-        apply_lora(recognizer(), LoraSettings(rank=2, unfrozen=("projector",)))
-    model = recognizer()
-    apply_lora(model, LORA)
-    with pytest.raises(ValueError, match="carries LoRA already"):
-        apply_lora(model, LORA)
-
-
-@pytest.mark.parametrize(
-    ("fields", "said"),
-    [
-        ({"rank": -1}, "greater than or equal to 0"),
-        ({"rank": 4, "targets": []}, "lora.targets names no part"),
-        ({"targets": ["encoder"]}, "'vision', 'projector' or 'decoder'"),
-        ({"targets": ["vision", "decoder"], "unfrozen": ["decoder"]}, "both name decoder"),
-        ({"ranks": 4}, "Extra inputs"),
-    ],
-)
-def test_settings_that_mean_nothing_are_refused(fields, said):
-    with pytest.raises(ValidationError, match=said):
-        LoraSettings.model_validate(fields)
-
-
-def tracklets() -> FrameArrays:
-    """Sixteen items of noise with one to three frames and a label each."""
-    rng = np.random.default_rng(0)
-    counts = rng.integers(1, 4, 16)
-    return FrameArrays.of_frames(
-        [Frame(frame, (16, 24)) for frame in rng.integers(0, 256, (counts.sum(), 3, 16, 24), np.uint8)],
-        np.concatenate([[0], counts.cumsum()]),
-        tuple("".join(rng.choice(list(DIGITS), 2)) for _ in counts),
-        tuple(f"s{number}" for number in range(len(counts))),
-    )
-
-
-def train(folder: Path, updates_before_death: int | None = None) -> None:
-    """LoRA training with everything that draws numbers; killed after some updates, or left alone."""
-    torch.set_num_threads(1)
-    arrays, processor, done = tracklets(), ImageProcessor(height=16, width=24), 0
-
-    def count(*_: object) -> None:
-        nonlocal done
-        done += 1
-        if done == updates_before_death:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    if updates_before_death is not None:
-        register_optimizer_step_post_hook(count)
-    cpu = torch.device("cpu")
-    model = recognizer(fusion="attention", dropout=0.2)
-    apply_lora(model, LoraSettings(rank=2, dropout=0.3, targets=("vision", "decoder"), unfrozen=("norms",)))
-    settings = TrainSettings(
-        steps=7, batch_size=4, evaluate_every=4, checkpoint_every=2, warmup=1, learning_rate=1e-2, seed=5
-    )
-    reports = fit(
-        model,
-        CODEC,
-        processor,
-        arrays,
-        lambda trained: evaluate(Engine(trained, CODEC, processor, device=cpu, precision="float32"), arrays),
-        settings,
-        folder,
-        device=cpu,
-        precision="float32",
-    )
-    assert [report.step for report in reports] == [4, 7]
-
-
-def test_a_training_killed_and_continued_ends_with_the_updates_of_one_left_alone(tmp_path):
-    train(tmp_path / "alone")
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["pytest", "torch._dynamo", "glyphrun.models.zoo", "glyphrun.training.fit"])
-    process = processes.Process(target=train, args=(tmp_path / "killed", 5))
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    train(tmp_path / "killed")
-    for file in ("weights.safetensors", "optimizer.safetensors"):
-        expected, continued = (load_file(tmp_path / run / file) for run in ("alone", "killed"))
-        assert expected.keys() == continued.keys()
-        assert all(torch.equal(continued[name], expected[name]) for name in expected)
-    stored = load_file(tmp_path / "alone" / "weights.safetensors")
-    assert "decoder.layers.0.self_attn.parametrizations.in_proj_weight.0.lora_B" in stored
-    assert float(stored["decoder.layers.0.self_attn.parametrizations.in_proj_weight.0.lora_B"].abs().max()) > 1e-3

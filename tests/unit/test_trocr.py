@@ -1,23 +1,9 @@
-from __future__ import annotations
+"""What a TrOCR makes of pictures of any shape, of beams and of a new vocabulary, and that it learns."""
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-from transformers import (
-    DeiTConfig,
-    DeiTModel,
-    TrOCRConfig,
-    TrOCRForCausalLM,
-    VisionEncoderDecoderModel,
-    ViTConfig,
-    ViTModel,
-)
 
 from glyphrun.decoding.search import beam, search
 from glyphrun.decoding.settings import DecodeSettings
@@ -25,170 +11,7 @@ from glyphrun.models.recognizer import Memory
 from glyphrun.models.trocr import TrOCR
 from glyphrun.models.trocr_settings import TrOCRSettings
 from glyphrun.text import Codec
-
-SIDE, PATCH, WIDTH = 32, 8, 16
-KINDS = ["base", "large-stage1", "small"]
-VISION = {"width": 16, "depth": 2, "heads": 2, "patch": (8, 8)}
-TEXT = {"width": 16, "depth": 2, "heads": 2, "dropout": 0.0}
-
-
-@dataclass(frozen=True)
-class Subwords:
-    """A codec's numbers, as a recognizer sees them."""
-
-    num_tokens: int = 40
-    max_length: int = 10
-    begin: int = 2
-    end: int = 2
-    pad: int = 1
-    charset: str = ""
-
-
-def tiny(kind: str) -> VisionEncoderDecoderModel:
-    """What the published models of a size have in common with each other, in a few thousand random weights."""
-    torch.manual_seed(4)
-    vision = {
-        "hidden_size": WIDTH,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "image_size": SIDE,
-        "patch_size": PATCH,
-    }
-    text = TrOCRConfig(
-        vocab_size=40,
-        d_model=24 if kind == "small" else WIDTH,
-        decoder_layers=2,
-        decoder_attention_heads=2,
-        decoder_ffn_dim=32,
-        max_position_embeddings=16,
-        cross_attention_hidden_size=None if kind == "small" else WIDTH,
-        activation_function="relu" if kind == "large-stage1" else "gelu",
-        use_learned_position_embeddings=kind != "large-stage1",
-        layernorm_embedding=kind != "large-stage1",
-        scale_embedding=kind != "base",
-        tie_word_embeddings=kind == "base",
-    )
-    encoder = DeiTModel(DeiTConfig(**vision)) if kind == "small" else ViTModel(ViTConfig(qkv_bias=False, **vision))
-    model = VisionEncoderDecoderModel(encoder=encoder, decoder=TrOCRForCausalLM(text)).eval()
-    with torch.no_grad():  # at its first weights a model answers the same whatever it is shown
-        for name, parameter in model.named_parameters():
-            parameter.add_(torch.randn_like(parameter) * (0.02 if "norm" in name else 0.25))
-    return model
-
-
-def taught(model: VisionEncoderDecoderModel, frames: Tensor) -> None:
-    """Half an education: what it writes ends somewhere, and is not always the same."""
-    generator = torch.Generator().manual_seed(3)
-    labels = torch.randint(3, 40, (len(frames), 9), generator=generator)
-    for row, length in enumerate(torch.randint(0, 9, (len(frames),), generator=generator).tolist()):
-        labels[row, length:] = -100
-        labels[row, length] = 2
-    context = torch.cat([torch.full_like(labels[:, :1], 2), labels[:, :-1].clamp_min(1)], dim=1)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(30):
-        loss = model(frames, decoder_input_ids=context, labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-
-def loaded(model: VisionEncoderDecoderModel, folder: Path, **changes: Any) -> TrOCR:
-    model.save_pretrained(folder)
-    settings = {"source": str(folder), "image": (SIDE, SIDE), **changes}
-    return TrOCR(TrOCRSettings(**settings), Subwords()).eval()
-
-
-def small(tokens: Any = None, **changes: Any) -> TrOCR:
-    """A new TrOCR for letters, with weights that tell pictures from each other."""
-    torch.manual_seed(7)
-    settings = {"encoder": VISION, "decoder": TEXT, "image": (24, 48), "vocabulary": "charset", **changes}
-    model = TrOCR(TrOCRSettings(**settings), tokens or Codec("abcdef", 6)).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.add_(torch.randn_like(parameter) * (0.02 if "norm" in name else 0.25))
-        for layer in model.decoder.layers:
-            layer.encoder_attn.out_proj.weight.mul_(4)
-    return model
-
-
-def pictures(items: int, height: int = SIDE, width: int = SIDE) -> Tensor:
-    return torch.randn(items, 1, 3, height, width, generator=torch.Generator().manual_seed(1))
-
-
-def encoded(model: TrOCR, frames: Tensor, sizes: list[tuple[int, int]] | None = None) -> Memory:
-    mask = torch.ones(frames.shape[:2], dtype=torch.bool)
-    return model.encode(frames, mask, None if sizes is None else torch.tensor(sizes)[:, None])
-
-
-def step_by_step(model: TrOCR, memory: Memory, tokens: Tensor) -> Tensor:
-    """Log-probabilities after each of the given tokens, (B, L) from begin on → (B, L, V)."""
-    state, steps = model.start(memory, 1), []
-    for column in tokens.T:
-        log_probs, state = model.step(state, column)
-        steps.append(log_probs)
-    return torch.stack(steps, dim=1)
-
-
-def rows_of(*rows: tuple[int, ...]) -> Tensor:
-    return torch.tensor(rows)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_published_model_sees_and_writes_what_it_does_in_transformers(tmp_path, kind):
-    theirs = tiny(kind)
-    ours = loaded(theirs, tmp_path)
-    frames = pictures(3)
-    memory = encoded(ours, frames)
-    features = theirs.encoder(frames[:, 0]).last_hidden_state
-    projected = theirs.enc_to_dec_proj(features) if kind == "small" else features
-    torch.testing.assert_close(memory.tokens, projected, atol=1e-5, rtol=0)
-    tokens = rows_of((2, 5, 9, 30, 0), (2, 39, 1, 7, 7), (2, 11, 12, 13, 3))
-    # Their waves leave padding out of the count when a text is read at once, and do not when it grows: compare as it grows.
-    expected, cache = [], None
-    for column in tokens.T:
-        out = theirs(frames[:, 0], decoder_input_ids=column[:, None], past_key_values=cache, use_cache=True)
-        cache = out.past_key_values
-        expected.append(out.logits[:, -1])
-    stacked = torch.stack(expected, dim=1)
-    assert stacked.std(dim=0).max() > 0.1  # the pictures make a difference
-    torch.testing.assert_close(step_by_step(ours, memory, tokens), stacked.log_softmax(-1), atol=1e-4, rtol=0)
-    if kind != "large-stage1":
-        at_once = theirs(frames[:, 0], decoder_input_ids=tokens).logits
-        torch.testing.assert_close(stacked, at_once, atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("width", [1, 4])
-def test_a_beam_writes_the_same_tokens_as_generate(tmp_path, kind, width):
-    theirs, frames = tiny(kind), pictures(16)
-    taught(theirs, frames[:, 0])
-    ours = loaded(theirs, tmp_path)
-    generated = theirs.generate(
-        frames[:, 0],
-        num_beams=width,
-        do_sample=False,
-        max_new_tokens=11,
-        **({"length_penalty": 0.0, "early_stopping": False} if width > 1 else {}),
-    ).tolist()
-    expected = [tuple(row[1 : row.index(2, 1)] if 2 in row[1:] else row[1:]) for row in generated]
-    settings = DecodeSettings(search="beam", width=width, n_best=1) if width > 1 else DecodeSettings()
-    with torch.no_grad():
-        found = [item[0].tokens for item in search(ours, encoded(ours, frames), settings)]
-    assert found == expected
-    assert len(set(found)) > 8
-    assert len({len(reading) for reading in found}) > 4
-
-
-@torch.no_grad()
-@pytest.mark.parametrize(("height", "width"), [(48, 48), (16, 16)])
-def test_another_square_interpolates_the_places_as_transformers_does(tmp_path, height, width):
-    theirs = tiny("base")
-    ours = loaded(theirs, tmp_path, image=(height, width))
-    frames = pictures(2, height, width)
-    expected = theirs.encoder(frames[:, 0], interpolate_pos_encoding=True).last_hidden_state
-    torch.testing.assert_close(encoded(ours, frames).tokens, expected, atol=1e-5, rtol=0)
+from tiny_trocr import SIDE, TEXT, VISION, Subwords, encoded, loaded, pictures, rows_of, small, step_by_step, tiny
 
 
 @torch.no_grad()
@@ -296,76 +119,11 @@ def test_the_loss_is_the_mean_negative_log_likelihood_a_token():
 
 
 @torch.no_grad()
-def test_the_loss_of_a_published_model_is_that_of_transformers(tmp_path):
-    theirs = tiny("base")
-    ours = loaded(theirs, tmp_path)
-    frames = pictures(2)
-    targets = rows_of((2, 5, 6, 2, 1), (2, 7, 8, 9, 2))
-    labels = targets[:, 1:].masked_fill(targets[:, 1:] == 1, -100)
-    expected = theirs(frames[:, 0], decoder_input_ids=targets[:, :-1], labels=labels).loss
-    assert ours.loss(encoded(ours, frames), targets).item() == pytest.approx(expected.item(), abs=1e-5)
-
-
-@torch.no_grad()
 def test_a_new_vocabulary_never_writes_begin_or_pad():
     model = small()
     log_probs = step_by_step(model, encoded(model, pictures(2, 24, 48)), rows_of((7, 1, 2), (7, 3, 3)))
     assert torch.isinf(log_probs[..., [model.begin, model.pad]]).all()
     torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(2, 3), atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_new_charset_keeps_the_encoder_and_the_decoder_under_its_vocabulary(tmp_path, kind):
-    theirs = tiny(kind)
-    theirs.save_pretrained(tmp_path)
-    codec = Codec("0123456789", 4)
-    settings = TrOCRSettings(source=str(tmp_path), image=(SIDE, SIDE), vocabulary="charset")
-    assert settings.subwords is None
-    ours = TrOCR(settings, codec)
-    assert ours.decoder.embed_tokens.weight.shape[0] == codec.num_tokens
-    assert (ours.decoder.head is None) == (kind == "base")
-    for name, parameter in theirs.encoder.named_parameters():
-        if not name.startswith("pooler."):
-            assert torch.equal(parameter, ours.encoder.get_parameter(name))
-    assert torch.equal(theirs.decoder.model.decoder.layers[1].fc2.weight, ours.decoder.layers[1].fc2.weight)
-    # The first character has the number that padding had, and learns like any other.
-    ours.loss(encoded(ours, pictures(2)), codec.encode_batch(["00", "1"])).backward()
-    gradient = ours.decoder.embed_tokens.weight.grad
-    assert gradient is not None
-    assert gradient[1].abs().sum() > 0
-    # Nor does it lose its place where places are waves.
-    seen = ours.eval().decoder.memory_keys_values(encoded(ours, pictures(1)).tokens)
-    first, later = (
-        ours.decoder(torch.tensor([[1]]), torch.tensor([place]), [], None, seen, None)[0] for place in (0, 3)
-    )
-    assert (first - later).abs().max() > 1e-3
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("vocabulary", ["published", "charset"])
-def test_settings_and_weights_bring_a_model_back_without_its_source(tmp_path, kind, vocabulary):
-    tiny(kind).save_pretrained(tmp_path / "published")
-    tokens = Subwords() if vocabulary == "published" else Codec("xyz", 9)
-    settings = TrOCRSettings(
-        source=str(tmp_path / "published"), image=(SIDE, SIDE), vocabulary=vocabulary, resize="keep-aspect", scales=2
-    )
-    first = TrOCR(settings, tokens).eval()
-    save_file(first.state_dict(), tmp_path / "weights.safetensors")
-    (tmp_path / "published").rename(tmp_path / "gone")
-    stored = json.loads(first.settings.model_dump_json())
-    assert str(tmp_path) not in json.dumps(stored["config"])
-    for _ in range(2):  # a rebuilt model can be stored again
-        again = TrOCR(TrOCRSettings(**stored), tokens).eval()
-        assert again.settings.config == stored["config"]
-    again.load_state_dict(load_file(tmp_path / "weights.safetensors"))
-    frames, row = pictures(2), rows_of((tokens.begin, 1, 3), (tokens.begin, 2, 1))
-    torch.testing.assert_close(
-        step_by_step(again, encoded(again, frames), row),
-        step_by_step(first, encoded(first, frames), row),
-        atol=0,
-        rtol=0,
-    )
 
 
 @pytest.mark.parametrize("vocabulary", ["published", "charset"])
@@ -442,46 +200,3 @@ def test_a_small_one_learns_to_read_a_handful_of_pictures(stem):
     with torch.no_grad():
         found = search(model, encoded(model, frames), DecodeSettings(search="beam", width=4))
     assert [codec.decode(item[0].tokens) for item in found] == texts
-
-
-@pytest.mark.parametrize(
-    ("settings", "tokens", "sentence"),
-    [
-        ({}, Codec("abc", 3), "use the source's tokenizer, or set vocabulary: charset"),
-        ({}, Subwords(num_tokens=41), "the codec has 41 tokens"),
-        ({}, Subwords(begin=0), "begin, end and pad 2, 2 and 1; the codec has 40 tokens with 0, 2 and 1"),
-        ({"begin": 0}, Subwords(begin=0), "uses token 2 as begin, and 0 is set: set begin: 2"),
-        ({}, Subwords(max_length=16), "places for labels of up to 15 tokens, and the longest has 16"),
-        ({"image": (32, 36)}, Subwords(), "32 × 36 is no multiple of the patch 8 × 8"),
-        ({"scales": 3, "vocabulary": "charset", "image": (30, 32)}, Codec("abc", 3), "30 × 32 is no multiple"),
-    ],
-)
-def test_what_does_not_fit_a_source_is_an_error_that_says_so(tmp_path, settings, tokens, sentence):
-    tiny("base").save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=sentence):
-        TrOCR(TrOCRSettings(**{"source": str(tmp_path), "image": (SIDE, SIDE), **settings}), tokens)
-
-
-def test_another_kind_of_model_is_refused_before_its_weights_are_loaded(tmp_path):
-    ViTConfig(hidden_size=16).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="is a vit; a TrOCR is a vision-encoder-decoder of vit or deit and trocr"):
-        TrOCR(TrOCRSettings(source=str(tmp_path)), Subwords())
-
-
-@pytest.mark.parametrize(
-    ("settings", "sentence"),
-    [
-        ({}, "needs a source"),
-        ({"source": "a/b", "encoder": {"width": 64}}, "leave them out"),
-        ({"source": "a/b", "end": 1}, "end and pad are both token 1"),
-        ({"source": "a/b", "scale": 1}, "scale"),
-        ({"source": "a/b", "scales": 4}, "scales"),
-        ({"vocabulary": "charset", "encoder": {"depth": 2}, "scales": 3}, "scales 3 cannot be taken"),
-        ({"vocabulary": "charset", "encoder": {"heads": 7}}, "width 256 is not a multiple of heads 7"),
-        ({"vocabulary": "charset", "decoder": {"heads": 7}}, "width 256 is not a multiple of heads 7"),
-        ({"vocabulary": "charset", "encoder": {"stem": "convolution", "patch": (6, 8)}}, "6 × 8 is no multiple"),
-    ],
-)
-def test_settings_that_contradict_each_other_are_refused(settings, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        TrOCRSettings(**settings)

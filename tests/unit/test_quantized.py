@@ -1,0 +1,140 @@
+"""A smaller bundle is scored and timed beside the one that it was made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from glyphrun.bundle import SUMS, BundleError, load_engine, read_manifest
+from glyphrun.data.batches import load_split
+from glyphrun.data.digits import mnist_digits
+from glyphrun.data.sample import Sample
+from glyphrun.data.shards import write_samples
+from glyphrun.evaluation.evaluate import evaluate
+from glyphrun.images import ImageProcessor, encode_image
+from glyphrun.models.quantize import computes_in, stored
+from glyphrun.quantized import Comparison, Measured, losses, quantize_bundle, shown
+from glyphrun.text import DIGITS
+from glyphrun.training.fit import TrainSettings, fit
+from int8_recognizers import CODEC, CPU, WIDE, engine_of, in_int8, recognizer, save
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("bundles") / "parent", recognizer("query-digits-nano"))
+
+
+def test_a_quantized_bundle_is_scored_and_timed_next_to_its_parent(untrained, small_dataset, tmp_path):
+    out = tmp_path / "made" / "int8"
+    comparison = quantize_bundle(untrained, out, "int8", small_dataset)
+    assert [path.name for path in out.parent.iterdir()] == ["int8"]
+    before, after = comparison.parent, comparison.quantized
+    assert after.size == (out / "weights.safetensors").stat().st_size
+    assert comparison.size_ratio == after.size / before.size < 0.5
+    engine = load_engine(out, CPU)
+    scores = evaluate(engine, load_split(small_dataset, "val", engine.processor))
+    assert (after.exact, after.cer) == (scores.exact.value, scores.cer.value)
+    assert comparison.cer_lost == after.cer - before.cer
+    assert comparison.times_as_fast == after.images_per_s / before.images_per_s > 0
+    assert before.ms > 0 and after.ms > 0
+    assert after.computed_in == before.computed_in and "so small" in comparison.remarks[0]
+    manifest, parent = read_manifest(out), read_manifest(untrained)
+    assert manifest.metrics["val"]["cer"] == after.cer and manifest.metrics["val"]["n"] == 20
+    assert manifest.provenance == {
+        **parent.provenance,
+        "parent": hashlib.sha256((untrained / SUMS).read_bytes()).hexdigest(),
+    }
+    assert "int8" in (out / "MODEL_CARD.md").read_text()
+    assert json.loads(json.dumps(comparison.to_json()))["size_ratio"] == comparison.size_ratio
+    assert shown(comparison).row_count == 6
+
+
+def test_what_speaks_against_a_method_is_said():
+    parent = Measured(4, "float32", ms=1.0, images_per_s=100.0, exact=0.9, cer=0.05)
+    assert losses(parent, Measured(1, "int8", ms=0.5, images_per_s=180.0, exact=0.89, cer=0.055)) == ()
+    worse, slower = losses(parent, Measured(1, "int8", ms=2.0, images_per_s=80.0, exact=0.85, cer=0.07))
+    assert "rose by 2.0 points" in worse and "more slowly than its parent" in slower
+    assert losses(parent, Measured(1, "float32", ms=1.0, images_per_s=99.0, exact=0.9, cer=0.05)) == ()
+
+
+def test_without_a_data_set_only_the_size_is_known(untrained, tmp_path):
+    comparison = quantize_bundle(untrained, tmp_path / "half", "float16")
+    assert 0.49 < comparison.size_ratio < 0.53
+    assert (comparison.quantized.ms, comparison.cer_lost, comparison.times_as_fast) == (None, None, None)
+    assert comparison.remarks[0] == "without a data set nothing was scored or timed"
+    assert read_manifest(tmp_path / "half").metrics == {}
+
+
+def test_what_cannot_be_quantized_is_refused_in_a_sentence_and_leaves_nothing(untrained, small_dataset, tmp_path):
+    once = tmp_path / "once"
+    quantize_bundle(untrained, once, "int8")
+    with pytest.raises(BundleError, match="once is stored in int8 already: quantize the one it was made from"):
+        quantize_bundle(once, tmp_path / "twice", "bfloat16")
+    with pytest.raises(BundleError, match="once exists already"):
+        quantize_bundle(untrained, once, "int8")
+    with pytest.raises(ValueError, match="float32 is what bundles are trained in"):
+        quantize_bundle(untrained, tmp_path / "same", "float32")
+    with pytest.raises(ValueError, match="does not exist"):
+        quantize_bundle(untrained, tmp_path / "unscored", "int8", tmp_path / "no-data")
+    large = recognizer("parseq-nano")
+    with torch.no_grad():
+        large.pos_queries[0, 0, 0] = 1e5
+    parent = save(tmp_path / "large", large)
+    with pytest.raises(ValueError, match=r"pos_queries has values that float16 cannot hold .*: choose bfloat16"):
+        quantize_bundle(parent, tmp_path / "too-large", "float16")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["large", "once"]
+    assert stored(large, "int8")["pos_queries"].dtype == torch.float32
+
+
+@pytest.fixture(scope="module")
+def numbers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One or two real handwritten digits side by side; no digit is in both splits."""
+    images, labels = mnist_digits()
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(images))
+    samples = []
+    for split, count, pool in (("train", 2000, order[:4000]), ("val", 400, order[4000:])):
+        for number in range(count):
+            chosen = rng.choice(pool, int(rng.integers(1, 3)))
+            picture = np.repeat(np.hstack(list(images[chosen]))[:, :, None], 3, axis=2)
+            text = "".join(str(labels[digit]) for digit in chosen)
+            samples.append(Sample(f"{split}-{number}", (encode_image(picture),), text, split))
+    folder = tmp_path_factory.mktemp("data") / "numbers"
+    write_samples(samples, folder, name="numbers", licence="MNIST", description="Numbers.", charset=DIGITS)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not computes_in("int8", CPU), reason="this processor has no 8-bit dot products")
+def test_a_trained_recognizer_loses_less_than_a_point_of_cer_in_int8(numbers, tmp_path):
+    model = recognizer("parseq-nano", **WIDE)
+    processor = ImageProcessor(height=40, width=40)
+    train, val = (load_split(numbers, split, processor) for split in ("train", "val"))
+    settings = TrainSettings(
+        steps=160, batch_size=32, frames_per_item=1, learning_rate=2e-3, warmup=20, augment=None, evaluate_every=160
+    )
+    reports = list(
+        fit(
+            model,
+            CODEC,
+            processor,
+            train,
+            lambda trained: evaluate(engine_of(trained), val),
+            settings,
+            tmp_path / "checkpoint",
+            device=CPU,
+            precision="float32",
+        )
+    )
+    assert reports[-1].scores["cer"] < 0.2
+    comparison: Comparison = quantize_bundle(save(tmp_path / "parent", model), tmp_path / "int8", "int8", numbers)
+    assert comparison.quantized.computed_in == "int8"
+    assert comparison.size_ratio < 0.35  # a third of this one is its convolutional stem
+    assert abs(comparison.cer_lost) <= 0.01
+    everywhere = evaluate(engine_of(in_int8(model.eval())), val)
+    assert everywhere.cer.value - reports[-1].scores["cer"] <= 0.01
