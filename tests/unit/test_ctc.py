@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 from math import exp, inf, log
 
 import numpy as np
@@ -9,51 +8,9 @@ import torch
 from torch import Tensor
 
 from glyphrun.decoding.ctc import best_path, prefix_beam, score
+from plain_ctc import emissions, every_reading, plain_prefix_beam
 
 WIDE = 500  # wider than the number of readings of any case below
-
-
-def emissions(seed: int, items: int, places: int, vocabulary: int, spread: float = 1.0) -> Tensor:
-    random = torch.randn(items, places, vocabulary, generator=torch.Generator().manual_seed(seed))
-    return (random * spread).log_softmax(-1)
-
-
-def collapsed(alignment: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(token for token, before in zip(alignment, (0, *alignment), strict=False) if token and token != before)
-
-
-def every_reading(log_probs: Tensor) -> dict[tuple[int, ...], float]:
-    """Probabilities of all readings of one item, by summing over all alignments."""
-    found: dict[tuple[int, ...], float] = {}
-    places, vocabulary = log_probs.shape
-    table = log_probs.double().tolist()
-    for alignment in itertools.product(range(vocabulary), repeat=places):
-        reading = collapsed(alignment)
-        found[reading] = found.get(reading, 0.0) + exp(sum(row[t] for row, t in zip(table, alignment, strict=True)))
-    return found
-
-
-def plain_prefix_beam(log_probs: Tensor, width: int) -> set[tuple[int, ...]]:
-    """The search as it is written down, a dictionary of prefixes and every character tried on each."""
-    beam = {(): (0.0, -inf)}
-    for row in log_probs.double().tolist():
-        grown: dict[tuple[int, ...], tuple[float, float]] = {}
-
-        def add(prefix: tuple[int, ...], blank: float, character: float, into=grown) -> None:
-            before = into.get(prefix, (-inf, -inf))
-            into[prefix] = (float(np.logaddexp(before[0], blank)), float(np.logaddexp(before[1], character)))
-
-        for prefix, (blank, character) in beam.items():
-            both = float(np.logaddexp(blank, character))
-            add(prefix, both + row[0], -inf)
-            for token in range(1, len(row)):
-                if prefix and token == prefix[-1]:
-                    add(prefix, -inf, character + row[token])
-                    add((*prefix, token), -inf, blank + row[token])
-                else:
-                    add((*prefix, token), -inf, both + row[token])
-        beam = dict(sorted(grown.items(), key=lambda pair: -np.logaddexp(*pair[1]))[:width])
-    return set(beam)
 
 
 @pytest.mark.parametrize(("vocabulary", "places"), [(2, 1), (2, 7), (3, 6), (4, 5)])

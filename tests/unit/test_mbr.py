@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from functools import cache
 from itertools import product
 
 import numpy as np
@@ -8,17 +7,7 @@ import pytest
 
 from glyphrun.decoding.mbr import expected_edits
 from glyphrun.graphemes import graphemes
-
-
-@cache
-def levenshtein(one: tuple[str, ...], two: tuple[str, ...]) -> int:
-    if not one or not two:
-        return len(one) + len(two)
-    return min(
-        levenshtein(one[1:], two) + 1,
-        levenshtein(one, two[1:]) + 1,
-        levenshtein(one[1:], two[1:]) + (one[0] != two[0]),
-    )
+from plain_edits import levenshtein
 
 
 def test_expected_edits_are_the_mean_edits_to_every_reading_of_the_pool():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from glyphrun.decoding.rover import SILENCE, Shares, Voice, alignment, confusion_network, consensus, shares
+from plain_edits import levenshtein
 
 
 def voice(text: str, *weights: float, silence: float | None = None) -> Voice:
@@ -81,17 +82,6 @@ def test_of_two_voices_the_network_is_the_least_edited_alignment():
                 rows = confusion_network([voice(one, silence=1.0), voice(two, silence=1.0)])
                 unequal = sum(first[0] != second[0] for first, second in zip(*rows, strict=True))
                 assert unequal == levenshtein(one, two)
-
-
-@cache
-def levenshtein(one: str, two: str) -> int:
-    if not one or not two:
-        return len(one) + len(two)
-    return min(
-        levenshtein(one[1:], two) + 1,
-        levenshtein(one, two[1:]) + 1,
-        levenshtein(one[1:], two[1:]) + (one[0] != two[0]),
-    )
 
 
 def test_each_slot_says_what_weighs_most_in_it():

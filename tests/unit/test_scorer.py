@@ -2,14 +2,13 @@ from __future__ import annotations
 
 from math import exp, inf, log
 
-import numpy as np
 import pytest
 import torch
-from test_ctc import emissions, every_reading
 
 from glyphrun.decoding.ctc import prefix_beam
 from glyphrun.decoding.scorer import Memoised, ranked, scored
 from glyphrun.models.recognizer import TokenHypothesis
+from plain_ctc import emissions, every_reading, plain_prefix_beam
 from toy_scorer import Bigrams, BoundedBigrams
 
 WIDE = 500  # wider than the number of readings of any case below
@@ -31,39 +30,17 @@ def test_a_prefix_beam_as_wide_as_the_space_ranks_all_readings_by_what_else_is_k
         assert {h.tokens: exp(h.log_prob) for h in found} == pytest.approx(exact, rel=1e-5)
 
 
-def plain_fused_beam(log_probs: torch.Tensor, width: int, scorer: Bigrams) -> set[tuple[int, ...]]:
-    """The search as it is written down: a dictionary of prefixes, the whole score of each computed anew."""
-    beam = {(): (0.0, -inf)}
-    for row in log_probs.double().tolist():
-        grown: dict[tuple[int, ...], tuple[float, float]] = {}
-
-        def add(prefix: tuple[int, ...], blank: float, character: float, into=grown) -> None:
-            before = into.get(prefix, (-inf, -inf))
-            into[prefix] = (float(np.logaddexp(before[0], blank)), float(np.logaddexp(before[1], character)))
-
-        for prefix, (blank, character) in beam.items():
-            both = float(np.logaddexp(blank, character))
-            add(prefix, both + row[0], -inf)
-            for token in range(1, len(row)):
-                repeated = bool(prefix) and token == prefix[-1]
-                if repeated:
-                    add(prefix, -inf, character + row[token])
-                add((*prefix, token), -inf, (blank if repeated else both) + row[token])
-
-        def value(prefix: tuple[int, ...], of=grown) -> float:
-            return float(np.logaddexp(*of[prefix])) + scorer.total(prefix) - scorer.finish(prefix[-1] if prefix else 0)
-
-        beam = {prefix: grown[prefix] for prefix in sorted(grown, key=value, reverse=True)[:width]}
-    return set(beam)
-
-
 @pytest.mark.parametrize("width", [1, 3, 8])
 def test_a_narrow_prefix_beam_keeps_the_prefixes_that_are_best_with_the_scorer(width):
     log_probs, scorer = emissions(1, 6, 20, 7, 2.0), Bigrams(7)
     lengths = torch.full((6,), 20)
+
+    def said(prefix: tuple[int, ...]) -> float:
+        return scorer.total(prefix) - scorer.finish(prefix[-1] if prefix else 0)
+
     fused = prefix_beam(log_probs, lengths, width, width, 0.0, scorer)
     for item, hypotheses in enumerate(fused):
-        assert {hypothesis.tokens for hypothesis in hypotheses} == plain_fused_beam(log_probs[item], width, scorer)
+        assert {hypothesis.tokens for hypothesis in hypotheses} == plain_prefix_beam(log_probs[item], width, said)
     alone = prefix_beam(log_probs, lengths, width, width)
     assert [item[0].tokens for item in fused] != [item[0].tokens for item in alone]
 
