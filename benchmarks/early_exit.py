@@ -22,11 +22,12 @@ from glyphrun.data.batches import FrameArrays
 from glyphrun.data.digits import digit_pools, mnist_digits
 from glyphrun.data.simulate import SimulatorSettings, plan_tracklets, simulate_tracklet
 from glyphrun.decoding.settings import DecodeSettings
-from glyphrun.engine import Engine, Prediction
+from glyphrun.engine import Engine
 from glyphrun.evaluation.evaluate import evaluate
 from glyphrun.images import Frame, ImageProcessor
 from glyphrun.models.recognizer import Recognizer
 from glyphrun.models.zoo import build, recognizer_settings
+from glyphrun.prediction import Prediction
 from glyphrun.recipe import processor_for
 from glyphrun.text import DIGITS, Codec
 from glyphrun.training.augment import AugmentSettings

@@ -24,10 +24,11 @@ import torch
 
 from glyphrun.bundle import load_engine
 from glyphrun.decoding.settings import DecodeSettings
-from glyphrun.engine import Engine, Prediction
+from glyphrun.engine import Engine
 from glyphrun.images import FrameStack
 from glyphrun.models.line_ctc import LineCTC
 from glyphrun.models.zoo import recognizer_settings
+from glyphrun.prediction import Prediction
 from glyphrun.recipe import processor_for
 from glyphrun.text import Codec, normalise
 

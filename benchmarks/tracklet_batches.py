@@ -15,9 +15,10 @@ from time import perf_counter
 import numpy as np
 import torch
 
-from glyphrun.engine import Engine, Prediction
+from glyphrun.engine import Engine
 from glyphrun.images import ImageProcessor, encode_image
 from glyphrun.models.zoo import build, recognizer_settings
+from glyphrun.prediction import Prediction
 from glyphrun.text import DIGITS, Codec
 
 RECOGNIZERS = ("query-digits-nano", "parseq-nano")

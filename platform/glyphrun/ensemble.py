@@ -12,10 +12,13 @@ from typing import Any, Protocol
 from glyphrun.batching import batches_of_similar_size
 from glyphrun.decoding.rescore import Corrector
 from glyphrun.decoding.settings import DecodeSettings
-from glyphrun.engine import Embedding, Engine, Prediction, prepare_frames
-from glyphrun.images import FrameStack, ImageProcessor
+from glyphrun.encoded import Embedding
+from glyphrun.engine import Engine
+from glyphrun.images import FrameStack, ImageProcessor, prepare_frames
 from glyphrun.members import EnsembleSettings, Reading, ballot_of, require_quorum, vote_of_members
 from glyphrun.models.average import MemberFailed, average
+from glyphrun.prediction import Prediction
+from glyphrun.stopwatch import milliseconds_since
 
 Stacks = FrameStack | tuple[FrameStack, ...]
 
@@ -94,7 +97,7 @@ class Ensemble:
         started = perf_counter()
         labels = names or [f"item {number}" for number in range(len(items))]
         prepared = [self.prepare(frames, name=label) for frames, label in zip(items, labels, strict=True)]
-        return self.read_prepared(prepared, explain=explain, timings={"decode": _milliseconds(started)})
+        return self.read_prepared(prepared, explain=explain, timings={"decode": milliseconds_since(started)})
 
     def prepare(self, frames: Sequence[bytes], *, name: str) -> tuple[FrameStack, ...]:
         """The encoded frames of one item, ready for each of ``processors``. Raises ImageError naming item and frame."""
@@ -146,9 +149,9 @@ class Ensemble:
     def _voted(self, items: Sequence[tuple[FrameStack, ...]]) -> list[Prediction]:
         started = perf_counter()
         readings = self._readings(items)
-        read = _milliseconds(started)
+        read = milliseconds_since(started)
         predictions = vote_of_members(readings, self.settings, self.decode, self._corrector, self.provenance)
-        stages = {"read": read, "vote": _milliseconds(started) - read}
+        stages = {"read": read, "vote": milliseconds_since(started) - read}
         return [_with_timings(prediction, stages) for prediction in predictions]
 
     def _readings(self, items: Sequence[tuple[FrameStack, ...]]) -> dict[str, Reading]:
@@ -166,8 +169,8 @@ class Ensemble:
         try:
             predictions = engine.read_prepared(self._stacks_of(engine, items))
         except Exception as error:  # whatever it is, the others can read without this member
-            return Reading(None, _milliseconds(started), f"failed: {str(error) or type(error).__name__}")
-        return Reading(predictions, _milliseconds(started), "voted")
+            return Reading(None, milliseconds_since(started), f"failed: {str(error) or type(error).__name__}")
+        return Reading(predictions, milliseconds_since(started), "voted")
 
     def _in_time(self, asked: Future[Reading], deadline_ms: float | None, started: float) -> Reading:
         if deadline_ms is None:
@@ -190,10 +193,10 @@ class Ensemble:
                 break
             except MemberFailed as error:
                 name = names.pop(error.member)
-                failed[name] = Reading(None, _milliseconds(started), f"failed: {error}")
+                failed[name] = Reading(None, milliseconds_since(started), f"failed: {error}")
                 require_quorum(self.settings.quorum, names, failed)
                 joint = self._read_as_one(names)
-        spent = _milliseconds(started)
+        spent = milliseconds_since(started)
         said = {name: failed.get(name, Reading(predictions, spent, "averaged")) for name in self.members}
         ballots = [
             tuple(ballot_of(name, reading, one, self._weight(name)) for name, reading in said.items())
@@ -249,7 +252,3 @@ class Ensemble:
 
 def _with_timings(prediction: Prediction, timings: dict[str, float]) -> Prediction:
     return replace(prediction, timings={**timings, **prediction.timings})
-
-
-def _milliseconds(since: float) -> float:
-    return (perf_counter() - since) * 1e3

@@ -194,6 +194,17 @@ class ImageProcessor(InputSettings):
         return frames.float().mul_(scale).sub_(shift.view(3, 1, 1)).to(dtype or torch.float32)
 
 
+def prepare_frames(
+    frames: Sequence[bytes], processors: Sequence[ImageProcessor], *, name: str
+) -> tuple[FrameStack, ...]:
+    """The encoded frames of one item, decoded once and made ready by each processor. Raises ImageError, ValueError."""
+    if not frames:
+        raise ValueError(f"{name} has no frames: give at least one image")
+    named = [(f"{name}, frame {number}" if len(frames) > 1 else name, data) for number, data in enumerate(frames)]
+    images = [decode_image(data, name=label) for label, data in named]
+    return tuple(stack_frames([processor(image) for image in images], processor.padding) for processor in processors)
+
+
 def read_frames(path: Path) -> list[bytes]:
     """The encoded frames of an item on disk: a file is a still image, a folder a tracklet in order of file names.
 

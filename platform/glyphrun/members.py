@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from glyphrun.decoding.rescore import Corrector, correct_all
 from glyphrun.decoding.settings import DecodeSettings, VoteMethod
 from glyphrun.decoding.vote import Hypothesis, MemberBallot, combine
-from glyphrun.engine import Prediction, conclude
 from glyphrun.graphemes import graphemes
+from glyphrun.prediction import Prediction, conclude
 
 Positive = Annotated[float, Field(gt=0)]
 

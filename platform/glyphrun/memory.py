@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import gc
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from textwrap import shorten
 from typing import TypeVar
 
 import torch
 
 Result = TypeVar("Result")
+Item = TypeVar("Item")
 
 # torch has an exception for memory of a GPU alone; for the processor's it has sentences, one an allocator. The last two
 # are oneDNN's, which does not say why: where it is not memory, no size fits, and the message has its words.
@@ -52,6 +53,15 @@ def or_out_of_memory(action: Callable[[], Result], advice: Callable[[], str]) ->
 def largest_that_fits(attempt: Callable[[int], object], sizes: Iterable[int]) -> int | None:
     """The first of some falling sizes with which an attempt has memory enough; None if there is none."""
     return next((size for size in sizes if _fits(attempt, size)), None)
+
+
+def items_that_fit(read: Callable[[Sequence[Item]], object], items: Sequence[Item]) -> str:
+    """What to do where reading so many items at once ran out of memory, found by reading fewer."""
+    halves = [len(items) >> halved for halved in range(1, len(items).bit_length())]
+    fits = largest_that_fits(lambda count: read(items[:count]), halves)
+    if fits is None:
+        return "not even one item fits in memory: give fewer frames an item, or choose a smaller recognizer"
+    return f"{len(items)} items at once do not fit in memory, and {fits} do: give at most {fits} at a time"
 
 
 def _fits(attempt: Callable[[int], object], size: int) -> bool:

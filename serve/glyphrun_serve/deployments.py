@@ -20,9 +20,10 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
 from glyphrun.device import Precision
-from glyphrun.engine import Embedding, Prediction
+from glyphrun.encoded import Embedding
 from glyphrun.ensemble_bundle import load_reader
 from glyphrun.images import encode_image
+from glyphrun.prediction import Prediction
 from glyphrun_serve.limits import Limits
 from glyphrun_serve.routes import Busy, Refused, Unreadable, http_app
 from glyphrun_serve.schemas import ModelCard

@@ -15,7 +15,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.staticfiles import StaticFiles
 
 import glyphrun_serve.schemas as wire
-from glyphrun.engine import Embedding, Prediction
+from glyphrun.encoded import Embedding
+from glyphrun.prediction import Prediction
 from glyphrun_serve.errors import RequestError, answer_errors_as_json
 from glyphrun_serve.limits import BodyLimit, Limits
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
-from glyphrun.engine import Prediction
+from glyphrun.prediction import Prediction
 
 
 class Reading(BaseModel):

@@ -22,9 +22,10 @@ from ray.serve.schema import HTTPOptionsSchema, ServeApplicationSchema, ServeDep
 
 from glyphrun.bundle import BundleError, load_engine, save_bundle
 from glyphrun.decoding.settings import DecodeSettings
-from glyphrun.engine import Engine, Prediction
+from glyphrun.engine import Engine
 from glyphrun.images import ImageProcessor, encode_image
 from glyphrun.models.zoo import build, recognizer_settings
+from glyphrun.prediction import Prediction
 from glyphrun.text import DIGITS, Codec
 from glyphrun_serve.app import (
     ServeError,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from glyphrun.decoding.vote import Hypothesis
-from glyphrun.engine import Prediction
 from glyphrun.evaluation.abstention import answered_at, risk_coverage, threshold_for_precision
 from glyphrun.evaluation.calibration import answers, expected_calibration_error, reliability
+from glyphrun.prediction import Prediction
 
 
 def drawn(temperature: float, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

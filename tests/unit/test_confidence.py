@@ -12,11 +12,12 @@ import torch
 from glyphrun.decoding.confidence import CERTAIN, calibrate, log_odds, tempered
 from glyphrun.decoding.settings import Calibration, DecodeSettings
 from glyphrun.decoding.vote import Hypothesis
-from glyphrun.engine import Engine, Prediction
+from glyphrun.engine import Engine
 from glyphrun.evaluation.calibration import Answers, fit_temperature
 from glyphrun.images import ImageProcessor, encode_image
 from glyphrun.models.encoder import EncoderSettings
 from glyphrun.models.parseq import PARSeq, PARSeqSettings
+from glyphrun.prediction import Prediction
 from glyphrun.sweeps.confidence import settle_confidence
 from glyphrun.sweeps.experiment import Experiment
 from glyphrun.text import DIGITS, Codec

@@ -12,7 +12,7 @@ from glyphrun.decoding.early_exit import is_decided, is_enough, posterior, read_
 from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.decoding.vote import Hypothesis, VoteRules, vote
 from glyphrun.decoding.windows import window_rows
-from glyphrun.engine import Engine, Prediction
+from glyphrun.engine import Engine
 from glyphrun.images import ImageProcessor, encode_image
 from glyphrun.legibility import legibility
 from glyphrun.models.average import average
@@ -20,6 +20,7 @@ from glyphrun.models.encoder import EncoderSettings
 from glyphrun.models.parseq import PARSeq, PARSeqSettings
 from glyphrun.models.query_digits import QueryDigits, QueryDigitsSettings
 from glyphrun.models.recognizer import Recognizer
+from glyphrun.prediction import Prediction
 from glyphrun.text import DIGITS, Codec
 
 METHODS = ("sum", "majority", "confidence", "longest", "rover", "mbr")

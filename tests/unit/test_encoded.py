@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from glyphrun.decoding.settings import DecodeSettings
-from glyphrun.engine import Engine, Prediction
+from glyphrun.engine import Engine
 from glyphrun.images import Frame, FrameStack, stack_frames
 from glyphrun.models.zoo import build, recognizer_settings
+from glyphrun.prediction import Prediction
 from glyphrun.recipe import processor_for
 from glyphrun.text import DIGITS, Codec
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from glyphrun.engine import Encoded
+from glyphrun.encoded import Encoded
 from glyphrun.models.recognizer import Memory
 from glyphrun.sweeps.encodings import size_in_bytes, store
 

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from glyphrun.decoding.settings import DecodeSettings
-from glyphrun.engine import Engine, Prediction
+from glyphrun.engine import Engine
 from glyphrun.images import FrameStack, ImageError, ImageProcessor, encode_image, pad_stacks
 from glyphrun.models.encoder import EncoderSettings
 from glyphrun.models.parseq import PARSeq, PARSeqSettings
 from glyphrun.models.query_digits import QueryDigits, QueryDigitsSettings
 from glyphrun.models.recognizer import Recognizer
+from glyphrun.prediction import Prediction
 from glyphrun.text import DIGITS, Codec
 
 ENCODER = EncoderSettings(image=(16, 24), patch=(8, 8), width=16, depth=1, heads=2)

@@ -18,7 +18,7 @@ from glyphrun.decoding.rescore import correct_all
 from glyphrun.decoding.search import search
 from glyphrun.decoding.settings import CorrectionSettings, DecodeSettings
 from glyphrun.decoding.vote import combine
-from glyphrun.engine import Engine, Prediction
+from glyphrun.engine import Engine
 from glyphrun.ensemble import Ensemble
 from glyphrun.ensemble_bundle import load_reader, save_ensemble
 from glyphrun.images import ImageProcessor, encode_image, stack_frames
@@ -29,6 +29,7 @@ from glyphrun.models.line_ctc import LineCTC, LineCTCSettings
 from glyphrun.models.parseq import PARSeq, PARSeqSettings
 from glyphrun.models.query_digits import QueryDigits, QueryDigitsSettings
 from glyphrun.models.recognizer import Recognizer, frames_of
+from glyphrun.prediction import Prediction
 from glyphrun.recipe import processor_for
 from glyphrun.registry import Registry
 from glyphrun.text import DIGITS, Codec
@@ -527,8 +528,8 @@ def test_what_cannot_be_an_ensemble_leaves_nothing_behind(bundles, tmp_path):
 def test_a_registry_keeps_ensembles_as_it_keeps_recognizers(bundles, tmp_path, items):
     folder = saved(tmp_path / "e", {name: bundles[name] for name in ("one", "two")})
     registry = Registry(tmp_path / "registry")
-    assert registry.promote(folder, "committee").version == 1
-    assert registry.promote(folder, "committee").version == 2
+    noon = datetime(2026, 5, 4, 12, tzinfo=UTC)
+    assert [registry.promote(folder, "committee", at=noon).version for _ in range(2)] == [1, 2]
     path = registry.resolve("committee")
     assert read_manifest(path).version == 2
     assert texts(load_reader(path, CPU, "float32").read(items)) == texts(

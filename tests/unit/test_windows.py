@@ -10,12 +10,13 @@ from pydantic import ValidationError
 from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.decoding.vote import Ballot, Hypothesis, combine
 from glyphrun.decoding.windows import rows_of_windows, window_ballots, window_rows
-from glyphrun.engine import Engine, Prediction
+from glyphrun.engine import Engine
 from glyphrun.images import ImageProcessor, encode_image
 from glyphrun.models.encoder import EncoderSettings
 from glyphrun.models.parseq import PARSeq, PARSeqSettings
 from glyphrun.models.query_digits import QueryDigits, QueryDigitsSettings
 from glyphrun.models.recognizer import Recognizer
+from glyphrun.prediction import Prediction
 from glyphrun.text import DIGITS, Codec
 
 

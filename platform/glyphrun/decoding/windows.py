@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.decoding.vote import Ballot, Hypothesis, ballots
+from glyphrun.models.recognizer import Recognizer
+
+Row = TypeVar("Row")
 
 
 def window_rows(frames: int, windows: int, size: int) -> list[list[int]]:
@@ -41,6 +46,21 @@ class WindowBatch:
     mask: Tensor
 
 
+def check_windows(settings: DecodeSettings, recognizer: Recognizer) -> None:
+    """Raises ValueError for windows of frames that are read alone, and for early exit from a tracklet that is read whole."""
+    kind = type(recognizer).__name__
+    if settings.window_frames and not recognizer.reads_frames_together:
+        raise ValueError(
+            f"windows of {settings.window_frames} frames need a recognizer that reads frames together; {kind} reads every "
+            "frame alone and all of them vote: choose a fusion, or leave out windows and window_frames"
+        )
+    if settings.early_exit and recognizer.reads_frames_together and not settings.window_frames:
+        raise ValueError(
+            f"{kind} reads a tracklet whole, which leaves nothing to exit from: set windows and window_frames, or leave "
+            "early_exit out"
+        )
+
+
 def rows_of_windows(counts: Sequence[int], windows: int, size: int) -> WindowBatch:
     """The windows of items with so many frames each. Raises ValueError for an item without frames."""
     items = [window_rows(count, windows, size) for count in counts]
@@ -51,6 +71,11 @@ def rows_of_windows(counts: Sequence[int], windows: int, size: int) -> WindowBat
     read[rows[mask]] = True
     rows[mask] = (read.cumsum(0) - 1)[rows[mask]]
     return WindowBatch(items, read, rows, mask)
+
+
+def windows_of(settings: DecodeSettings, counts: Sequence[int]) -> WindowBatch | None:
+    """The windows that the settings ask for, None for tracklets that are read whole or frame by frame."""
+    return rows_of_windows(counts, settings.windows, settings.window_frames) if settings.window_frames else None
 
 
 def rows_and_mask(windows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -70,3 +95,9 @@ def window_ballots(
         replace(ballot, frame=window[0], frames=len(window))
         for ballot, window in zip(ballots(readings, weights), windows, strict=True)
     ]
+
+
+def grouped(readings: Sequence[Row], counts: Sequence[int]) -> list[list[Row]]:
+    """What was read of all items in order → what was read of each; counts: how many frames or windows each has."""
+    rows = iter(readings)
+    return [[next(rows) for _ in range(count)] for count in counts]

@@ -12,9 +12,9 @@ from rapidfuzz.distance import Levenshtein
 from scipy.optimize import brentq  # type: ignore[import-untyped]
 
 from glyphrun.decoding.confidence import log_odds
-from glyphrun.engine import Prediction
 from glyphrun.evaluation.metrics import RESAMPLES_AT_ONCE, Interval, count_errors
 from glyphrun.evaluation.significance import binomial_interval
+from glyphrun.prediction import Prediction
 from glyphrun.text import normalise
 
 Bins = Literal["mass", "width"]

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from glyphrun.data.batches import FrameArrays
-from glyphrun.engine import Prediction
 from glyphrun.ensemble import Reader
 from glyphrun.evaluation.metrics import (
     ErrorCounts,
@@ -22,6 +21,7 @@ from glyphrun.evaluation.metrics import (
     exact_match,
     word_error_rate,
 )
+from glyphrun.prediction import Prediction
 
 
 @dataclass(frozen=True)

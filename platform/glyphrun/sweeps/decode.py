@@ -30,11 +30,13 @@ from glyphrun.data.batches import load_split
 from glyphrun.data.sample import dataset_hash
 from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.decoding.vote import Hypothesis, VoteRules, vote
-from glyphrun.engine import Encoded, Engine, Prediction
+from glyphrun.encoded import Encoded
+from glyphrun.engine import Engine
 from glyphrun.evaluation.evaluate import score
 from glyphrun.evaluation.metrics import count_errors
 from glyphrun.evaluation.significance import paired_bootstrap
 from glyphrun.graphemes import graphemes
+from glyphrun.prediction import Prediction
 from glyphrun.sweeps.decode_settings import DecodePoint, distinct_names, greedy_of, with_files
 from glyphrun.sweeps.encodings import StoredBatch, size_in_bytes, store
 from glyphrun.sweeps.experiment import ExperimentError

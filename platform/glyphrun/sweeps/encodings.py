@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glyphrun.engine import Encoded
+from glyphrun.encoded import Encoded
 from glyphrun.models.recognizer import Memory
 
 NOTHING = torch.empty(0)  # stands where a stored tensor is

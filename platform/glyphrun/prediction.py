@@ -1,0 +1,48 @@
+"""The reading of one item, and how it follows from what was read, voted for and corrected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import exp
+from typing import Any
+
+from glyphrun.decoding.confidence import calibrate
+from glyphrun.decoding.rescore import CorrectedHypothesis
+from glyphrun.decoding.settings import DecodeSettings
+from glyphrun.decoding.vote import Ballot, Hypothesis, MemberBallot
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The reading of one item.
+
+    text: the reading, "" if nothing is readable. confidence: its probability (share of the votes where frames are read
+    alone or windows vote). n_best: readings, best first. votes: what each frame or each window says; where all frames
+    are read together, what each frame says alone if that was asked for. members: what each recognizer of an ensemble says.
+    timings: milliseconds of the batch that the item was read in, a stage each. provenance: where the weights come from.
+    """
+
+    text: str
+    confidence: float
+    n_best: tuple[Hypothesis, ...]
+    votes: tuple[Ballot, ...]
+    abstained: bool
+    members: tuple[MemberBallot, ...] = ()
+    timings: dict[str, float] = field(default_factory=dict)
+    provenance: dict[str, str] = field(default_factory=dict)
+
+
+def conclude(n_best: Sequence[Hypothesis], settings: DecodeSettings, **rest: Any) -> Prediction:
+    """The answer that follows from what was read, voted for and corrected; rest: the other fields of a prediction."""
+    n_best = calibrate(n_best, settings.calibration)
+    best = n_best[0]
+    confidence = exp(best.log_prob)
+    return Prediction(
+        text=best.text,
+        confidence=confidence,
+        # A corrected text stands before the list that was read, which it does not shorten.
+        n_best=tuple(n_best[: settings.n_best + isinstance(best, CorrectedHypothesis)]),
+        abstained=confidence < settings.abstain_below,
+        **rest,
+    )
