@@ -21,6 +21,7 @@ from ray.serve.schema import LoggingConfig
 
 from glyphrun.bundle import read_manifest
 from glyphrun.device import Precision
+from glyphrun.target import LatencyBudget
 from glyphrun_serve.deployments import Batching, Ingress, RecognizerReplica
 from glyphrun_serve.limits import Limits
 from glyphrun_serve.schemas import ModelCard
@@ -36,7 +37,7 @@ class ServeError(RuntimeError):
 
 
 class ServeSettings(BaseModel):
-    """The arguments of the application in a Serve config."""
+    """The arguments of the application in a Serve config; budget is what promotions to it are measured against."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -47,6 +48,7 @@ class ServeSettings(BaseModel):
     replicas: int = Field(default=1, gt=0)
     cpus: float = Field(default=1, gt=0)
     gpus: float = Field(default=0, ge=0)
+    budget: LatencyBudget | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from glyphrun.engine import Engine
+from glyphrun.ensemble import Reader
 
 
 @dataclass(frozen=True)
@@ -79,3 +80,30 @@ def measure_latency(
     finally:
         torch.set_num_threads(before)
     return [Latency(*map(float, np.percentile(measured, [50, 95]))) for measured in times]
+
+
+def measure_batches(
+    reader: Reader, items: Sequence[Sequence[bytes]], *, batch: int, repeats: int, seconds: float, threads: int
+) -> list[float]:
+    """Milliseconds of batches of the items in turn, from encoded frames to text with what each frame says.
+
+    This is what a served replica does with requests that arrive together. At least one in ten of the repeats is measured,
+    and no more once some seconds are over.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        times: list[float] = []
+        until = perf_counter() + seconds
+        for repeat in range(-1, repeats):  # an unmeasured batch fills caches
+            chosen = [items[(max(repeat, 0) * batch + place) % len(items)] for place in range(batch)]
+            started = perf_counter()
+            stacks = [reader.prepare(frames, name=f"item {number}") for number, frames in enumerate(chosen)]
+            reader.read_prepared(stacks, explain=True)
+            if repeat >= 0:
+                times.append((perf_counter() - started) * 1e3)
+            if len(times) >= max(1, repeats // 10) and perf_counter() > until:
+                break
+    finally:
+        torch.set_num_threads(before)
+    return times
