@@ -158,17 +158,15 @@ def parse_manifest(folder: Path) -> BundleManifest:
 def verify(folder: Path) -> None:
     """Check every file against SHA256SUMS. Raises BundleError for a missing, changed or unlisted file."""
     try:
-        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+        sums = (folder / SUMS).read_text(encoding="utf-8")
     except OSError:
         raise BundleError(f"{folder} is no bundle: it has no {SUMS}") from None
-    listed: dict[str, str] = {file: digest for digest, _, file in (line.partition("  ") for line in lines) if file}
+    listed = listed_files(sums, folder / SUMS)
     members = any(file.startswith(f"{MEMBERS}/") for file in listed)
     for file in (MANIFEST,) if members else (WEIGHTS, MANIFEST):
         if file not in listed:
             raise BundleError(f"{folder / SUMS} does not list {file}: the bundle is incomplete, copy it again")
     for file, digest in listed.items():
-        if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
-            raise BundleError(f"{folder / SUMS} lists {file!r}, which lies outside the bundle")
         path = folder / file
         if not path.is_file():
             raise BundleError(f"{path} is missing: copy the bundle again")
@@ -177,6 +175,15 @@ def verify(folder: Path) -> None:
     for file in _files(folder):
         if file not in listed and file != SUMS:
             raise BundleError(f"{folder / file} is not listed in {SUMS}: remove it or copy the bundle again")
+
+
+def listed_files(sums: str, name: Path | str) -> dict[str, str]:
+    """The sha256 of every file that SHA256SUMS lists; name: what it is called. Raises BundleError for one outside."""
+    listed = {file: digest for digest, _, file in (line.partition("  ") for line in sums.splitlines()) if file}
+    for file in listed:
+        if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
+            raise BundleError(f"{name} lists {file!r}, which lies outside the bundle")
+    return listed
 
 
 def _files(folder: Path) -> list[str]:

@@ -1,19 +1,16 @@
 """A bundle is read exactly as it was written, or refused by the name of the file that differs."""
 
-import json
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
-from glyphrun.bundle import BundleError, load_engine, read_manifest, save_bundle
+from glyphrun.bundle import BundleError, load_engine, save_bundle
 from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.images import ImageProcessor, encode_image
 from glyphrun.models.zoo import build, recognizer_settings
 from glyphrun.quantized import quantize_bundle
-from glyphrun.registry import Registry, RegistryError
 from glyphrun.text import DIGITS, Codec
 
 
@@ -86,35 +83,6 @@ def test_a_folder_that_exists_is_not_overwritten_and_nothing_half_written_stays(
 
 def test_a_bundle_holds_no_pickle(bundle):
     assert {path.suffix for path in bundle.iterdir()} == {".safetensors", ".json", ".md", ""}
-
-
-def test_versions_count_up_and_the_pointer_keeps_its_history(bundle, tmp_path):
-    registry = Registry(tmp_path / "registry")
-    assert [registry.promote(bundle, "numbers").version for _ in range(3)] == [1, 2, 3]
-    assert registry.resolve("numbers") == tmp_path / "registry/numbers/3/bundle"
-    assert registry.resolve("numbers@1") == tmp_path / "registry/numbers/1/bundle"
-    assert registry.resolve(str(bundle)) == bundle
-    assert read_manifest(registry.resolve("numbers@2")).version == 2
-    assert json.loads((tmp_path / "registry/numbers/current.json").read_text())["history"] == [1, 2, 3]
-
-
-def test_promotions_at_the_same_moment_are_all_kept(bundle, tmp_path):
-    registry = Registry(tmp_path / "registry")
-    with ThreadPoolExecutor(4) as pool:
-        versions = list(pool.map(lambda _: registry.promote(bundle, "numbers").version, range(8)))
-    assert sorted(versions) == list(range(1, 9))
-    assert registry.models()[0].version == 8
-
-
-def test_unknown_names_and_versions_say_what_there_is(bundle, tmp_path):
-    registry = Registry(tmp_path / "registry")
-    registry.promote(bundle, "numbers")
-    with pytest.raises(RegistryError, match="it has: numbers"):
-        registry.resolve("nombers")
-    with pytest.raises(RegistryError, match="no version '7': it has 1"):
-        registry.resolve("numbers@7")
-    with pytest.raises(RegistryError, match="cannot be a model's name"):
-        registry.promote(bundle, "../numbers")
 
 
 def test_a_bundle_takes_along_what_its_correction_needs(tmp_path, monkeypatch):

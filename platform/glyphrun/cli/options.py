@@ -17,12 +17,13 @@ from safetensors import SafetensorError
 console = Console()
 
 RegistryOption = Annotated[
-    Path, typer.Option("--registry", envvar="GLYPHRUN_REGISTRY", help="Folder of the model registry.")
+    str,
+    typer.Option("--registry", envvar="GLYPHRUN_REGISTRY", help="Folder of the model registry, or s3://BUCKET/PREFIX."),
 ]
 DatasetArgument = Annotated[Path, typer.Argument(help="Folder of a glyphrun data set.", show_default=False)]
 ModelArgument = Annotated[str, typer.Argument(help="A bundle's folder, a model's name or NAME@VERSION.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-REGISTRY = Path("runs/registry")
+REGISTRY = "runs/registry"
 
 
 @contextmanager

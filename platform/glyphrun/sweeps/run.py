@@ -94,7 +94,7 @@ def sweep_to_results(experiment: Experiment, dataset: Path, run_dir: Path, stage
 def _claim_dataset(run_dir: Path, dataset: Path) -> None:
     claimed, found = run_dir / "dataset.json", dataset_hash(dataset)
     if not claimed.exists():
-        write_json(claimed, {"hash": found})
+        write_json(claimed, {"hash": found, "path": str(dataset)})
     elif json.loads(claimed.read_text(encoding="utf-8"))["hash"] != found:
         raise ExperimentError(f"{run_dir} holds a run on other data than {dataset}: name another --run-dir")
 

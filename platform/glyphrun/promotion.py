@@ -1,0 +1,286 @@
+"""The gate of a promotion: the candidate against the current champion on held-out items, and its latency when served.
+
+The first version of a name has no champion and is measured against a latency budget alone.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from glyphrun.bundle import SUMS
+from glyphrun.data.batches import load_split
+from glyphrun.data.sample import CARD_FILE, DatasetError, dataset_hash, iterate_samples, read_card
+from glyphrun.device import default_device
+from glyphrun.ensemble import Reader
+from glyphrun.ensemble_bundle import load_reader
+from glyphrun.evaluation.comparison import Comparison, compare
+from glyphrun.evaluation.cost import measure_batches
+from glyphrun.evaluation.evaluate import read_split
+from glyphrun.images import encode_image
+from glyphrun.registry import Promoted, Registry, expect_name
+from glyphrun.target import LatencyBudget, Target
+from glyphrun.versions import Readings
+
+MARGIN = 0.02
+TIMED_ITEMS, TIMED_BATCHES, TIMED_S = 64, 40, 20.0
+FRAMES_OF_NOISE = 8
+
+Progress = Callable[[int, int], None]
+
+
+class PromotionError(ValueError):
+    """A candidate that cannot be measured; the message says what is missing."""
+
+
+class PromotionRefused(ValueError):
+    """The gate refuses the candidate; the message says by how much it fails."""
+
+
+class Latency(BaseModel):
+    """Milliseconds within which a percentile of batches ended, with what they were measured under.
+
+    items: the data set that they come from, or «noise». batches: how many were measured.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ms: float
+    target: Target
+    items: str
+    batches: int
+    device: str
+
+    def failures(self) -> list[str]:
+        """By how much the budget is missed; empty if it is met."""
+        budget, target = self.target.budget, self.target
+        if self.ms <= budget.latency_ms:
+            return []
+        what = f"batches of {target.batch} items" if target.batch > 1 else "items"
+        elsewhere = target.gpu and not torch.cuda.is_available()
+        return [
+            f"latency: {budget.percentile:g} % of {what} end within {self.ms:.1f} ms on {self.device}, "
+            f"{self.ms - budget.latency_ms:.1f} ms over the budget of {budget.latency_ms:g} ms in {target.name}"
+            + (", which is for a GPU: measure on one, or use --force" if elsewhere else "")
+        ]
+
+
+class Gate(BaseModel):
+    """What the gate found. champion: the version that was current, 0 for none; failures: why it refuses, if it does."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    champion: int
+    margin: float
+    comparison: Comparison | None = None
+    dataset: str | None = None
+    dataset_hash: str | None = None
+    split: str | None = None
+    latency: Latency | None = None
+    failures: tuple[str, ...] = ()
+
+
+def promote_run(
+    registry: Registry,
+    run: Path,
+    name: str,
+    *,
+    at: datetime,
+    dataset: Path | None = None,
+    split: str = "test",
+    target: Target | None = None,
+    margin: float = MARGIN,
+    force: bool = False,
+    reason: str | None = None,
+    progress: Progress | None = None,
+) -> tuple[Promoted, Gate]:
+    """Promote the bundle of a finished run, or a bundle's folder, if the gate lets it pass; force does so in any case.
+
+    dataset, target: those of the run by default. margin: the share of items, and of characters, that it must be shown not
+    to read worse by. Raises PromotionRefused, PromotionError, and the errors of a bundle, data set or registry.
+    """
+    expect_name(name)
+    bundle = bundle_of(run)
+    gate, readings = Gate(champion=registry.current(name) or 0, margin=margin), None
+    try:
+        gate, readings = measure(
+            registry,
+            bundle,
+            name,
+            gate,
+            dataset=dataset or dataset_of(run),
+            split=split,
+            target=target or target_of(run),
+            progress=progress,
+        )
+    except (ValueError, OSError, RuntimeError) as error:
+        if not force:
+            raise
+        gate = gate.model_copy(update={"failures": (f"not measured: {error}",)})
+    if gate.failures and not force:
+        raise PromotionRefused("\n".join(gate.failures))
+    promoted = registry.promote(
+        bundle,
+        name,
+        at=at,
+        readings=readings,
+        run=str(run.absolute()),
+        forced=force,
+        reason=reason,
+        compared_with=None if force else gate.champion,
+        gate=gate.model_dump(mode="json"),
+    )
+    return promoted, gate
+
+
+def measure(
+    registry: Registry,
+    bundle: Path,
+    name: str,
+    gate: Gate,
+    *,
+    dataset: Path | None,
+    split: str,
+    target: Target | None,
+    progress: Progress | None = None,
+) -> tuple[Gate, Readings | None]:
+    """Figures of a bundle beside those of the gate's champion, both read in the target's way. Raises PromotionError."""
+    if gate.champion and dataset is None:
+        raise PromotionError(
+            f"version {gate.champion} of {name} is current, and the candidate can only be compared with it on held-out "
+            "items: give --dataset, or --force to promote it unseen"
+        )
+    device = default_device() if target is None or target.gpu else torch.device("cpu")
+    precision = target.precision if target else None
+    candidate = load_reader(bundle, device, precision)
+    figures: dict[str, object] = {}
+    failures: list[str] = []
+    readings = None
+    if target is not None:
+        figures["latency"] = latency = _latency(candidate, target, dataset, split, device)
+        failures += latency.failures()
+    if gate.champion and dataset is not None:
+        champion = load_reader(registry.resolve(f"{name}@{gate.champion}"), device, precision)
+        readings = read_both(candidate, champion, dataset, split, progress)
+        comparison = compare(readings.truths, readings.candidate, readings.champion)
+        failures += comparison.failures(gate.margin)
+        figures |= {
+            "comparison": comparison,
+            "dataset": readings.dataset,
+            "dataset_hash": readings.dataset_hash,
+            "split": split,
+        }
+    return gate.model_copy(update={**figures, "failures": tuple(failures)}), readings
+
+
+def read_both(
+    candidate: Reader, champion: Reader, dataset: Path, split: str, progress: Progress | None = None
+) -> Readings:
+    """What two readers say of the labelled items of a split."""
+    card = read_card(dataset)
+    if split not in card.counts:
+        raise DatasetError(
+            f"{dataset} has no split {split!r}; it has {', '.join(card.counts)}: choose one with --split"
+        )
+    done = 0
+
+    def advance(items: int) -> None:
+        nonlocal done
+        done += items
+        if progress:
+            progress(done, 2 * card.counts[split])
+
+    texts = []
+    for reader in (candidate, champion):
+        arrays = [load_split(dataset, split, processor) for processor in reader.processors]
+        texts.append(tuple(prediction.text for prediction in read_split(reader, arrays, advance)))
+    return Readings(
+        dataset=card.name,
+        dataset_hash=dataset_hash(dataset),
+        split=split,
+        sample_ids=arrays[0].sample_ids,
+        truths=arrays[0].texts,
+        candidate=texts[0],
+        champion=texts[1],
+    )
+
+
+def bundle_of(run: Path) -> Path:
+    """The bundle of a finished run, or the folder itself if it is one. Raises PromotionError."""
+    for folder in (run / "bundle", run):
+        if (folder / SUMS).exists():
+            return folder
+    raise PromotionError(f"{run} holds no bundle: name the folder of a run that has ended, or a bundle's")
+
+
+def dataset_of(run: Path) -> Path | None:
+    """The data set of a run where it still lies and is what it was, else None."""
+    known = _json(run / "dataset.json")
+    for folder in (known.get("path"), run / "data"):
+        if folder and (Path(folder) / CARD_FILE).exists() and dataset_hash(folder) == known.get("hash"):
+            return Path(folder)
+    return None
+
+
+def target_of(run: Path) -> Target | None:
+    """The run's own budget, of an item alone, None if it states none."""
+    declared = _json(run / "results.json").get("budget", {})
+    if not declared.get("latency_ms"):
+        return None
+    experiment = _json(run / "experiment.json").get("experiment", {})
+    frames = experiment.get("budget", {}).get("frames")
+    try:
+        return Target(
+            name=f"the experiment of {run.name}",
+            budget=LatencyBudget(latency_ms=declared["latency_ms"], percentile=50, frames=frames),
+            threads=experiment.get("cpus_per_trial", 1),
+            gpu=default_device().type == "cuda",
+        )
+    except ValidationError as error:
+        raise PromotionError(f"{run}: its budget cannot be read: {error.errors()[0]['msg']}") from None
+
+
+def _json(path: Path) -> dict:
+    """An object in a run's folder, empty if there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise PromotionError(f"{path} cannot be read: {error}") from None
+    return found if isinstance(found, dict) else {}
+
+
+def _latency(reader: Reader, target: Target, dataset: Path | None, split: str, device: torch.device) -> Latency:
+    frames = target.budget.frames
+    items = _noise(reader, frames or FRAMES_OF_NOISE) if dataset is None else _timed_items(dataset, split, frames)
+    times = measure_batches(
+        reader, items, batch=target.batch, repeats=TIMED_BATCHES, seconds=TIMED_S, threads=target.threads
+    )
+    return Latency(
+        ms=float(np.percentile(times, target.budget.percentile)),
+        target=target,
+        items="noise" if dataset is None else read_card(dataset).name,
+        batches=len(times),
+        device=torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
+    )
+
+
+def _timed_items(dataset: Path, split: str, frames: int | None) -> Sequence[Sequence[bytes]]:
+    """The first items of a split, or of another if there is no such one, cut or repeated to a number of frames."""
+    splits = read_card(dataset).counts
+    split = split if split in splits else next(iter(splits))
+    chosen = [sample.frames for sample, _ in zip(iterate_samples(dataset, split), range(TIMED_ITEMS), strict=False)]
+    return [tuple(item[place % len(item)] for place in range(frames or len(item))) for item in chosen if item]
+
+
+def _noise(reader: Reader, frames: int) -> Sequence[Sequence[bytes]]:
+    shape = (frames, reader.processor.height, reader.processor.width, 3)
+    return [[encode_image(frame) for frame in np.random.default_rng(0).integers(0, 255, shape, np.uint8)]]
