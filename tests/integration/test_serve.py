@@ -3,71 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
-import shutil
 import socket
-from base64 import b64encode
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-import torch
-import yaml
-from PIL import Image
-from ray.serve.schema import HTTPOptionsSchema, ServeApplicationSchema, ServeDeploySchema
 
-from glyphrun.bundle import BundleError, load_engine, save_bundle
-from glyphrun.decoding.settings import DecodeSettings
+from glyphrun.bundle import load_engine
 from glyphrun.engine import Engine
-from glyphrun.images import ImageProcessor, encode_image
-from glyphrun.models.zoo import build, recognizer_settings
-from glyphrun.prediction import Prediction
-from glyphrun.text import DIGITS, Codec
-from glyphrun_serve.app import (
-    ServeError,
-    Server,
-    ServeSettings,
-    build_app,
-    free_port,
-    model_card,
-    run,
-)
+from glyphrun.text import DIGITS
+from glyphrun_serve.app import ServeError, Server, ServeSettings, free_port, run
 from glyphrun_serve.deployments import Batching
 from glyphrun_serve.limits import Limits
-from glyphrun_serve.routes import Busy, Unreadable, http_app
-from glyphrun_serve.schemas import ModelCard
+from serving import METRICS, assert_refused, assert_same_reading, huge, in_base64, picture, save_untrained, upload
 
 LIMITS = Limits(body_bytes=400_000, items=8, frames=6, pixels=1_000_000, request_pixels=2_500_000)
-METRICS = {"test": {"n": 100, "exact": 0.01, "exact_ci": [0.0, 0.03], "cer": 0.9}}
-CONFIG = Path(__file__).parents[2] / "serve" / "configs" / "local.yaml"
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(7)
-    chosen = recognizer_settings("query-digits-nano")
-    height, width = chosen.encoder.image
-    recognizer = build(chosen, Codec(DIGITS, 2))
-    # Fresh weights read almost the same in every image; larger ones tell images apart.
-    with torch.no_grad():
-        for parameter in recognizer.parameters():
-            parameter.mul_(3)
-    folder = tmp_path_factory.mktemp("bundles") / "untrained"
-    save_bundle(
-        folder,
-        recognizer=recognizer,
-        codec=Codec(DIGITS, 2),
-        processor=ImageProcessor(height=height, width=width),
-        decode=DecodeSettings(n_best=3, vote_floor=0.0),
-        metrics=METRICS,
-        provenance={"dataset": "none", "seed": "7"},
-        name="untrained",
-    )
-    return folder
+    return save_untrained(tmp_path_factory.mktemp("bundles") / "untrained")
 
 
 @pytest.fixture(scope="module")
@@ -97,54 +56,6 @@ def engine(bundle: Path) -> Engine:
 def client(server: Server) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as client:
         yield client
-
-
-def picture(seed: int, height: int = 40, width: int = 56) -> bytes:
-    """A PNG of blurred noise and a few strokes, different for every seed."""
-    rng = np.random.default_rng(seed)
-    small = Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8))
-    return encode_image(np.asarray(small.resize((width, height), Image.Resampling.NEAREST)))
-
-
-def huge(width: int, height: int) -> bytes:
-    """A small file that holds a large white image."""
-    buffer = io.BytesIO()
-    Image.new("1", (width, height), 1).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def upload(*frames: bytes) -> list[tuple[str, tuple[str, bytes]]]:
-    return [("frames", ("../../etc/passwd", frame)) for frame in frames]
-
-
-def in_base64(*frames: bytes) -> dict[str, list[str]]:
-    return {"frames": [b64encode(frame).decode() for frame in frames]}
-
-
-def assert_same_reading(answer: dict[str, Any], expected: Prediction) -> None:
-    assert answer["text"] == expected.text
-    assert answer["confidence"] == pytest.approx(expected.confidence, abs=1e-4)
-    assert [found["text"] for found in answer["n_best"]] == [found.text for found in expected.n_best]
-    assert [(vote["frame"], vote["text"]) for vote in answer["votes"]] == [
-        (ballot.frame, ballot.text) for ballot in expected.votes
-    ]
-    for vote, ballot in zip(answer["votes"], expected.votes, strict=True):
-        assert vote["confidence"] == pytest.approx(ballot.confidence, abs=1e-4)
-        assert vote["weight"] == pytest.approx(ballot.weight, abs=1e-4)
-
-
-def assert_refused(
-    response: httpx.Response,
-    status: int,
-    code: str,
-    words: str,
-    item: int | None = None,
-) -> None:
-    assert response.status_code == status, response.text
-    error = response.json()["error"]
-    assert response.json() == {"error": {"code": code, "message": error["message"], "item": item}}
-    assert words in error["message"]
-    assert error["message"].endswith(".")
 
 
 def test_the_server_is_ready_when_it_has_started(client: httpx.Client) -> None:
@@ -381,58 +292,3 @@ def test_a_second_server_on_the_same_ray_or_port_is_refused(server: Server, sett
             run(settings, port=taken.getsockname()[1])
     assert free_port("127.0.0.1", 0) > 0
     assert httpx.get(f"{server.url}/readyz", trust_env=False).status_code == 200
-
-
-def test_the_example_config_is_valid_to_the_last_key(bundle: Path) -> None:
-    config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
-    deployed = ServeDeploySchema.model_validate(config)
-    assert [application.import_path for application in deployed.applications] == ["glyphrun_serve.app:build_app"]
-    assert set(config) <= set(ServeDeploySchema.model_fields)
-    assert set(config["applications"][0]) <= set(ServeApplicationSchema.model_fields)
-    assert set(config["http_options"]) <= set(HTTPOptionsSchema.model_fields)
-    settings = ServeSettings.model_validate({**config["applications"][0]["args"], "bundle": bundle})
-    assert config["http_options"]["request_timeout_s"] > settings.limits.answer_s
-    assert build_app(settings)
-
-
-class StrainedReader:
-    """A model that is loading, and under more requests than it can take: states that a healthy server cannot be put in."""
-
-    def __init__(self, card: ModelCard) -> None:
-        self.card = card
-
-    async def read(self, frames: Sequence[bytes], *, name: str, explain: bool) -> Prediction | Unreadable:
-        if frames[0] == b"slow":
-            await asyncio.sleep(60)
-        raise Busy
-
-    async def ready(self) -> bool:
-        return False
-
-
-def test_a_loading_busy_or_slow_model_answers_503_in_the_same_shape(bundle: Path) -> None:
-    app = http_app(StrainedReader(model_card(bundle)), Limits(answer_s=0.1))
-
-    async def ask() -> list[httpx.Response]:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
-            return [
-                await client.get("/readyz"),
-                await client.post("/v1/recognize", files=upload(b"any")),
-                await client.post("/v1/recognize", files=upload(b"slow")),
-            ]
-
-    loading, busy, slow = asyncio.run(ask())
-    assert_refused(loading, 503, "not_ready", "still loading")
-    assert_refused(busy, 503, "busy", "try again")
-    assert_refused(slow, 503, "too_slow", "within 0.1 s")
-
-
-def test_a_changed_bundle_is_refused_before_anything_starts(bundle: Path, tmp_path: Path) -> None:
-    changed = tmp_path / "changed"
-    shutil.copytree(bundle, changed)
-    weights = changed / "weights.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    with pytest.raises(BundleError, match=r"weights\.safetensors was changed"):
-        run(ServeSettings(bundle=changed), port=0)
