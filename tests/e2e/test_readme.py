@@ -14,7 +14,8 @@ import yaml
 from test_demo import ENVIRONMENT, GLYPHRUN, glyphrun
 
 from glyphrun.data.sample import iterate_samples
-from glyphrun.sweeps.experiment import Experiment, plan_trials
+from glyphrun.sweeps.experiment import Experiment
+from glyphrun.sweeps.plan import plan_trials
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 GROUPS = ("data", "adapter", "lm", "lexicon")

@@ -21,7 +21,9 @@ from glyphrun.data.stream import simulate_dataset
 from glyphrun.models.zoo import parse_settings
 from glyphrun.recipe import processor_for
 from glyphrun.sweeps.distributed import DistributedTrial
-from glyphrun.sweeps.experiment import Experiment, ExperimentError, plan_trials
+from glyphrun.sweeps.errors import ExperimentError
+from glyphrun.sweeps.experiment import Experiment
+from glyphrun.sweeps.plan import plan_trials
 from glyphrun.sweeps.train import run_sweep
 from glyphrun.sweeps.trials import TrialRecord, read_outcome, read_reports, trial_folder
 from glyphrun.text import DIGITS
@@ -154,7 +156,7 @@ def test_a_trial_that_the_scheduler_stops_gives_everything_back_and_has_no_step_
         charset=DIGITS,
         splits={processor: data},
         workers=2,
-        resources={"CPU": 1, "GPU": 0},
+        gpus=0,
     )
     tune.Tuner(
         tune.with_resources(trainable, tune.PlacementGroupFactory([{"memory": 1}])),
@@ -216,7 +218,7 @@ def test_more_workers_than_the_cluster_has_room_for_are_refused_at_once(dataset,
     with pytest.raises(
         ExperimentError, match="workers_per_trial is 2, each with 2 CPU, and the cluster has room for 1"
     ):
-        sweep(declare(2, [WHOLE], cpus_per_trial=2), dataset, tmp_path)
+        sweep(declare(2, [WHOLE], resources={"cpus": 2}), dataset, tmp_path)
 
 
 def test_a_batch_that_workers_cannot_share_is_refused_at_once(dataset, tmp_path):

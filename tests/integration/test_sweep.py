@@ -20,7 +20,9 @@ from glyphrun.data.stream import simulate_dataset
 from glyphrun.evaluation.evaluate import evaluate
 from glyphrun.progress import show_stages
 from glyphrun.report.run import report_run
-from glyphrun.sweeps.experiment import Experiment, ExperimentError, plan_trials
+from glyphrun.sweeps.errors import ExperimentError
+from glyphrun.sweeps.experiment import Experiment
+from glyphrun.sweeps.plan import plan_trials
 from glyphrun.sweeps.run import claim_run, sweep_to_results
 from glyphrun.sweeps.trials import read_outcome, read_reports, trial_folder
 
@@ -162,8 +164,8 @@ def test_a_run_broken_off_after_its_bundle_is_concluded_again(run, dataset, tmp_
 
 
 def test_more_cores_than_there_are_is_refused_at_once(dataset, tmp_path):
-    with show_stages(Console(quiet=True)) as stages, pytest.raises(ExperimentError, match="cpus_per_trial is 64"):
-        sweep_to_results(declare(cpus_per_trial=64), dataset, tmp_path, stages)
+    with show_stages(Console(quiet=True)) as stages, pytest.raises(ExperimentError, match="resources.cpus is 64"):
+        sweep_to_results(declare(resources={"cpus": 64}), dataset, tmp_path, stages)
 
 
 SWEEP = """

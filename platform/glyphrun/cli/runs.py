@@ -10,7 +10,6 @@ import typer
 
 from glyphrun.cli.options import (
     REGISTRY,
-    DatasetArgument,
     RegistryOption,
     console,
     plain_errors,
@@ -40,18 +39,32 @@ def demo(
         run_demo(
             SMOKE if smoke else FULL,
             run_dir or Path("runs/demo-smoke" if smoke else "runs/demo"),
-            Registry(registry),
+            Registry(registry.absolute()),
             console,
             port=port,
             keep_serving=sys.stdout.isatty() if keep_serving is None else keep_serving,
         )
 
 
+ExperimentArgument = Annotated[Path, typer.Argument(help="Experiment file.")]
+SweptDataset = Annotated[
+    Path | None,
+    typer.Argument(help="Folder of a glyphrun data set; the experiment's own without it.", show_default=False),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A value in place of the file's: train.steps=500, candidates.0.train.clip=2."),
+]
+
+
 @app.command()
 def sweep(
-    experiment: Annotated[Path, typer.Argument(help="Experiment file.")],
-    dataset: DatasetArgument,
-    run_dir: Annotated[Path, typer.Option(help="Where the run is kept, and found again to go on.")],
+    experiment: ExperimentArgument,
+    dataset: SweptDataset = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Where the run is kept, and found again to go on.", show_default=False)
+    ] = None,
+    sets: SetOption = None,
 ) -> None:
     """Train the trials of an experiment, choose the winner and write report.html.
 
@@ -60,15 +73,30 @@ def sweep(
     from glyphrun.cluster import ray_for_command
     from glyphrun.progress import show_stages
     from glyphrun.report.run import report_run
-    from glyphrun.sweeps.experiment import load_experiment
+    from glyphrun.sweeps.load import dataset_of, load_experiment
     from glyphrun.sweeps.run import claim_run, sweep_to_results
 
     with plain_errors():
-        declared = load_experiment(experiment)
-        with claim_run(run_dir.absolute(), declared), ray_for_command(), show_stages(console) as stages:
-            results = sweep_to_results(declared, dataset.absolute(), run_dir.absolute(), stages)
+        declared = load_experiment(experiment, sets or ())
+        data = dataset_of(declared, dataset)
+        folder = (run_dir or Path("runs") / declared.name).absolute()
+        with claim_run(folder, declared), ray_for_command(), show_stages(console) as stages:
+            results = sweep_to_results(declared, data, folder, stages)
         console.print(results["selection"]["reason"])
-        console.print(str(report_run(run_dir)), soft_wrap=True)
+        console.print(str(report_run(folder)), soft_wrap=True)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of experiment files, by which an editor completes and checks them.
+
+    Example: [bold]glyphrun schema > experiments/experiment.schema.json[/]
+    """
+    import json
+
+    from glyphrun.sweeps.load import experiment_schema
+
+    typer.echo(json.dumps(experiment_schema(), indent=1, ensure_ascii=False))
 
 
 @app.command()

@@ -68,7 +68,7 @@ def conclude(
     engines = [trained_engine(record, charset, texts) for record in trained]
     progress(f"latency of {len(engines)} trials")
     items = _timed_items(dataset, experiment.budget.frames)
-    latencies = measure_latency(engines, items, repeats=LATENCY_REPEATS, threads=experiment.cpus_per_trial)
+    latencies = measure_latency(engines, items, repeats=LATENCY_REPEATS, threads=experiment.resources.cpus or 1)
     costs: dict[str, dict[str, Any]] = {
         record.trial.id: {
             "parameters": count_parameters(engine),

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from glyphrun.decoding.settings import Calibration, CorrectionSettings, DecodeSettings, VoteMethod
 from glyphrun.overlay import overlay
-from glyphrun.sweeps.experiment import ExperimentError
+from glyphrun.sweeps.errors import ExperimentError
 
 GREEDY = "greedy"
 RANKING, EMITTING = "query-digits", "line-ctc"  # kinds that rank every answer, and that read along a line
@@ -104,14 +104,13 @@ def load_space(path: Path) -> DecodeSpace:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise ExperimentError(f"{path}: {place}: {first['msg']}{_near(str(first['loc'][-1]), DecodeSpace)}") from None
-    return space.model_copy(
-        update={
-            "base": with_files(space.base, path.parent),
-            "space": {
-                key: [_with_file(key, value, path.parent) for value in values] for key, values in space.space.items()
-            },
-        }
-    )
+    return in_folder(space, path.parent)
+
+
+def in_folder(space: DecodeSpace, folder: Path) -> DecodeSpace:
+    """A space whose files of a folder are named by absolute paths, so that they are found from anywhere."""
+    values = {key: [_with_file(key, value, folder) for value in values] for key, values in space.space.items()}
+    return space.model_copy(update={"base": with_files(space.base, folder), "space": values})
 
 
 def plan_points(

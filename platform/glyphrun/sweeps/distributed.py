@@ -18,7 +18,9 @@ from ray import tune
 from glyphrun.images import ImageProcessor
 from glyphrun.models.zoo import parse_settings
 from glyphrun.recipe import processor_for
-from glyphrun.sweeps.experiment import Experiment, ExperimentError, Trial
+from glyphrun.sweeps.errors import ExperimentError
+from glyphrun.sweeps.experiment import Experiment
+from glyphrun.sweeps.plan import Trial
 from glyphrun.sweeps.training import earlier_metrics, train_trial
 from glyphrun.sweeps.trials import read_outcome, trial_folder
 from glyphrun.training.parallel import Workers
@@ -30,11 +32,16 @@ STARTS = 10  # attempts to find room, a minute each
 WIND_DOWN_S = 60
 
 
-def trials_at_once(experiment: Experiment, trials: list[Trial], resources: dict[str, float]) -> int | None:
+def cluster_gpus() -> int:
+    """How many GPUs a trial takes that says nothing of them: one where the cluster has any."""
+    return int(ray.cluster_resources().get("GPU", 0) > 0)
+
+
+def trials_at_once(experiment: Experiment, trials: list[Trial], gpus: int) -> int | None:
     """How many trials of several workers there is room for; None for one worker a trial, where Tune sees to it.
 
     Train's workers stand outside of what Tune reserves for a trial, so without a limit trials would wait for each other.
-    Raises ExperimentError if there is room for none, or a batch is too small to be shared.
+    gpus: of a worker whose candidate says nothing of them. Raises ExperimentError if there is room for none, or a batch is too small to be shared.
     """
     workers = experiment.workers_per_trial
     if workers == 1:
@@ -45,14 +52,18 @@ def trials_at_once(experiment: Experiment, trials: list[Trial], resources: dict[
                 f"trial {trial.id} has a batch_size of {trial.train.batch_size}, which {workers} workers cannot share: "
                 "raise it or lower workers_per_trial"
             )
-    needed = {name: amount for name, amount in resources.items() if amount}
+    needed: dict[str, float] = {}
+    for candidate in experiment.candidates:
+        for name, amount in experiment.resources_of(candidate).needed(gpus).items():
+            if amount:
+                needed[name] = max(amount, needed.get(name, 0))
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     room = sum(min(int(node.get(name, 0) // amount) for name, amount in needed.items()) for node in nodes)
     if room < workers:
         each = " and ".join(f"{amount:g} {name}" for name, amount in needed.items())
         raise ExperimentError(
             f"workers_per_trial is {workers}, each with {each}, and the cluster has room for {room}: lower "
-            "workers_per_trial or cpus_per_trial"
+            "workers_per_trial or resources.cpus"
         )
     return room // workers
 
@@ -77,9 +88,10 @@ class DistributedTrial(tune.Trainable):
         charset: str,
         splits: dict[ImageProcessor, ray.ObjectRef],
         workers: int,
-        resources: dict[str, float],
+        gpus: int,
     ) -> None:
         trial = Trial.model_validate(config["trial"])
+        needed = trial.resources.needed(gpus)
         folder = trial_folder(run_dir, trial)
         self.outcome, self.earlier = read_outcome(folder), deque(earlier_metrics(folder))
         self.steps, self.workers = trial.train.steps, workers
@@ -96,11 +108,11 @@ class DistributedTrial(tune.Trainable):
                 "charset": charset,
                 "split": splits[processor_for(parse_settings(trial.settings))],
                 "mailbox": self.mailbox,
-                "threads": int(resources["CPU"]),
+                "threads": int(needed["CPU"]),
             },
             torch_config=ray.train.torch.TorchConfig(timeout_s=EVALUATION_S),
             scaling_config=ray.train.ScalingConfig(
-                num_workers=workers, use_gpu=resources["GPU"] > 0, resources_per_worker=resources
+                num_workers=workers, use_gpu=needed["GPU"] > 0, resources_per_worker=needed
             ),
             # mypy sees the configurations of an older ray.train, which these names no longer mean.
             run_config=ray.train.RunConfig(  # type: ignore[call-arg]

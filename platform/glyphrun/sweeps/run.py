@@ -14,7 +14,9 @@ from typing import Any
 from glyphrun.data.sample import dataset_hash
 from glyphrun.progress import Stages
 from glyphrun.sweeps.conclude import conclude
-from glyphrun.sweeps.experiment import Experiment, ExperimentError, plan_trials
+from glyphrun.sweeps.errors import ExperimentError
+from glyphrun.sweeps.experiment import Experiment
+from glyphrun.sweeps.plan import plan_trials
 from glyphrun.sweeps.train import run_sweep
 from glyphrun.sweeps.trials import write_json
 

@@ -15,15 +15,17 @@ from typing import Any
 import ray
 import torch
 from ray import tune
-from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from glyphrun.data.batches import load_split
 from glyphrun.data.sample import read_card
 from glyphrun.images import ImageProcessor
 from glyphrun.models.zoo import parse_settings
 from glyphrun.recipe import processor_for
-from glyphrun.sweeps.distributed import DistributedTrial, trials_at_once
-from glyphrun.sweeps.experiment import Experiment, ExperimentError, Trial, plan_trials
+from glyphrun.sweeps.distributed import DistributedTrial, cluster_gpus, trials_at_once
+from glyphrun.sweeps.errors import ExperimentError
+from glyphrun.sweeps.experiment import Experiment
+from glyphrun.sweeps.plan import Trial, plan_trials
+from glyphrun.sweeps.schedulers import stopped_by, tune_scheduler
 from glyphrun.sweeps.training import earlier_metrics, train_trial
 from glyphrun.sweeps.trials import (
     Outcome,
@@ -48,11 +50,12 @@ def run_sweep(
     """
     run_dir = run_dir.absolute()
     trials = plan_trials(experiment)
+    gpus = cluster_gpus()
     cores = ray.cluster_resources().get("CPU", 0)
-    if experiment.cpus_per_trial > cores:
-        raise ExperimentError(f"cpus_per_trial is {experiment.cpus_per_trial} and the cluster has {cores:g}: lower it")
-    resources: dict[str, float] = {"CPU": experiment.cpus_per_trial, "GPU": int(torch.cuda.is_available())}
-    at_once = trials_at_once(experiment, trials, resources)
+    most = max(experiment.resources_of(candidate).needed(gpus)["CPU"] for candidate in experiment.candidates)
+    if most > cores:
+        raise ExperimentError(f"resources.cpus is {most:g} and the cluster has {cores:g}: lower it")
+    at_once = trials_at_once(experiment, trials, gpus)
     for trial in trials:
         folder = trial_folder(run_dir, trial)
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,27 +71,25 @@ def run_sweep(
         "splits": {processor: ray.put(parts) for processor, parts in splits.items()},
     }
     if experiment.workers_per_trial == 1:
-        trainable = tune.with_resources(partial(_train_trial, **given), tune.PlacementGroupFactory([resources]))
-    else:
-        shared = tune.with_parameters(
-            DistributedTrial, workers=experiment.workers_per_trial, resources=resources, **given
+        trainable = tune.with_resources(
+            partial(_train_trial, **given),
+            lambda config: tune.PlacementGroupFactory([Trial.model_validate(config["trial"]).resources.needed(gpus)]),
         )
+    else:
+        shared = tune.with_parameters(DistributedTrial, workers=experiment.workers_per_trial, gpus=gpus, **given)
         # Its workers reserve what they need themselves, outside of what Tune reserves, which must be something.
         trainable = tune.with_resources(shared, tune.PlacementGroupFactory([{"memory": 1}]))
-    scheduler = AsyncHyperBandScheduler(
-        time_attr="step",
-        max_t=max(trial.train.steps for trial in trials),
-        grace_period=experiment.scheduler.grace_steps,
-        reduction_factor=experiment.scheduler.reduction,
-    )
     tuner = tune.Tuner(
         trainable,
         param_space={"trial": tune.grid_search([trial.model_dump(mode="json") for trial in trials])},
-        tune_config=tune.TuneConfig(metric="exact", mode="max", scheduler=scheduler, max_concurrent_trials=at_once),
+        tune_config=tune.TuneConfig(
+            scheduler=tune_scheduler(experiment, max(trial.train.steps for trial in trials)),
+            max_concurrent_trials=at_once,
+        ),
         run_config=tune.RunConfig(
             name=f"attempt-{sum(1 for _ in (run_dir / 'tune').glob('attempt-*')) + 1}",
             storage_path=str(run_dir / "tune"),
-            callbacks=[_Watch(run_dir, on_report, on_end)],
+            callbacks=[_Watch(run_dir, stopped_by(experiment), on_report, on_end)],
             failure_config=tune.FailureConfig(max_failures=1),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a trial's folder holds its own
             verbose=0,
@@ -131,8 +132,8 @@ def _train_trial(
 class _Watch(tune.Callback):
     """Passes results on to the caller and records which trials the scheduler stopped."""
 
-    def __init__(self, run_dir: Path, on_report: OnReport, on_end: Callable[[str, str], None]) -> None:
-        self.run_dir, self.on_report, self.on_end = run_dir, on_report, on_end
+    def __init__(self, run_dir: Path, scheduler: str, on_report: OnReport, on_end: Callable[[str, str], None]) -> None:
+        self.run_dir, self.scheduler, self.on_report, self.on_end = run_dir, scheduler, on_report, on_end
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its configuration for a restore that is never asked of it; listeners belong to this process.
@@ -148,7 +149,9 @@ class _Watch(tune.Callback):
         if step >= planned.train.steps:
             write_outcome(folder, Outcome("finished"))
         else:
-            write_outcome(folder, Outcome("stopped", f"ASHA stopped it at step {step} of {planned.train.steps}"))
+            write_outcome(
+                folder, Outcome("stopped", f"{self.scheduler} stopped it at step {step} of {planned.train.steps}")
+            )
         outcome = read_outcome(folder)
         self.on_end(planned.id, outcome.status if outcome else "stopped")
 

@@ -19,7 +19,7 @@ from glyphrun.models.lora import merge_lora
 from glyphrun.models.recognizer import Recognizer
 from glyphrun.models.zoo import parse_settings
 from glyphrun.recipe import codec_for, processor_for
-from glyphrun.sweeps.experiment import Trial
+from glyphrun.sweeps.plan import Trial
 from glyphrun.sweeps.trials import Outcome, checkpoint_folder, read_reports, write_json, write_outcome
 from glyphrun.training.fit import TrainingDiverged, fit
 from glyphrun.training.parallel import Workers

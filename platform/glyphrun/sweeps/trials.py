@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from glyphrun.sweeps.experiment import Trial
+from glyphrun.sweeps.plan import Trial
 from glyphrun.training.checkpoint import read_progress
 
 Status = Literal["finished", "stopped", "failed", "interrupted"]
