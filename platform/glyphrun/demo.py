@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,12 @@ from glyphrun.data.sample import CARD_FILE, iterate_samples, read_card
 from glyphrun.data.simulate import SimulatorSettings
 from glyphrun.data.stream import simulate_dataset
 from glyphrun.progress import Stages, show_stages
-from glyphrun.registry import RegisteredModel, Registry, RegistryError
+from glyphrun.registry import Registry
 from glyphrun.report.run import report_run
 from glyphrun.sweeps.load import load_experiment
 from glyphrun.sweeps.run import claim_run, sweep_to_results
 from glyphrun.sweeps.trials import write_json
+from glyphrun.versions import RegistryError
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,15 @@ class Size:
 
 FULL = Size("demo.yaml", {"train": 8000, "val": 600, "test": 800, "unseen": 800})
 SMOKE = Size("demo-smoke.yaml", {"train": 200, "val": 40, "test": 40, "unseen": 40})
+
+
+@dataclass(frozen=True)
+class Version:
+    """What was promoted, and where its bundle lies."""
+
+    name: str
+    version: int
+    bundle: Path
 
 
 def run_demo(size: Size, run_dir: Path, registry: Registry, console: Console, *, port: int, keep_serving: bool) -> None:
@@ -79,26 +91,29 @@ def _make_data(dataset: Path, size: Size, seed: int, stages: Stages) -> None:
             )
 
 
-def _promote(run_dir: Path, registry: Registry, results: dict[str, Any], stages: Stages) -> RegisteredModel:
+def _promote(run_dir: Path, registry: Registry, results: dict[str, Any], stages: Stages) -> Version:
     """Promote the bundle once: a run that is started again finds its version."""
     marker = run_dir / "promoted.json"
     if marker.exists():
         promoted = json.loads(marker.read_text(encoding="utf-8"))
         try:
-            path = registry.resolve(f"{promoted['name']}@{promoted['version']}")
+            bundle = registry.resolve(f"{promoted['name']}@{promoted['version']}")
         except RegistryError:
             pass  # another registry, or one that was removed
         else:
             with stages.stage("promote", 1, skip=True):
-                return RegisteredModel(promoted["name"], promoted["version"], [promoted["version"]], path)
+                return Version(promoted["name"], promoted["version"], bundle)
     with stages.stage("promote", 1):
-        model = registry.promote(run_dir / "bundle", results["run"]["name"])
-        write_json(marker, {"name": model.name, "version": model.version})
-        return model
+        # Past the gate: a demo in a new folder shows its own winner, even beside a better one of the same name.
+        made = registry.promote(
+            run_dir / "bundle", results["run"]["name"], at=datetime.now(UTC), run=str(run_dir), reason="demo"
+        )
+        write_json(marker, {"name": made.name, "version": made.version})
+        return Version(made.name, made.version, registry.resolve(f"{made.name}@{made.version}"))
 
 
 def _serve(
-    model: RegisteredModel,
+    model: Version,
     registry: Registry,
     dataset: Path,
     report: Path,
@@ -115,7 +130,7 @@ def _serve(
     with ExitStack() as serving:
         with stages.stage("serve", 1) as stage:
             stage.advance_to(0, "the replica loads the bundle and warms up")
-            server = serving.enter_context(run(ServeSettings(bundle=model.path, gpus=gpus()), port=port))
+            server = serving.enter_context(run(ServeSettings(bundle=model.bundle, gpus=gpus()), port=port))
             upload = [("frames", (f"{number}.jpg", data, "image/jpeg")) for number, data in enumerate(sample.frames)]
             answer = httpx.post(f"{server.url}/v1/recognize", files=upload, timeout=60, trust_env=False)
             answer.raise_for_status()
@@ -141,7 +156,7 @@ def _serve(
         console.print(f"Page    {server.url}/", soft_wrap=True)
         console.print(f"Report  {report}", soft_wrap=True)
         console.print("\nTry next:")
-        program, where = _program(), f" --registry {_short(registry.root)}"
+        program, where = _program(), f" --registry {shlex.quote(registry.root)}"
         for command in (
             f"{program} data show {_short(dataset)} --out tracklets.png",
             f"{program} evaluate {model.name} {_short(dataset)} --split unseen --json{where}",

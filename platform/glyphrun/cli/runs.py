@@ -39,7 +39,7 @@ def demo(
         run_demo(
             SMOKE if smoke else FULL,
             run_dir or Path("runs/demo-smoke" if smoke else "runs/demo"),
-            Registry(registry.absolute()),
+            Registry(registry),
             console,
             port=port,
             keep_serving=sys.stdout.isatty() if keep_serving is None else keep_serving,
