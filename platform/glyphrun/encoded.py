@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from glyphrun.models.recognizer import Memory
+if TYPE_CHECKING:
+    from glyphrun.models.recognizer import Memory
 
 
 @dataclass(frozen=True)

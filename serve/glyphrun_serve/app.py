@@ -22,7 +22,8 @@ from ray.serve.schema import LoggingConfig
 from glyphrun.bundle import read_manifest
 from glyphrun.device import Precision
 from glyphrun.target import LatencyBudget
-from glyphrun_serve.deployments import Batching, Ingress, RecognizerReplica
+from glyphrun_serve.deployments import Batching, RecognizerReplica
+from glyphrun_serve.ingress import Ingress
 from glyphrun_serve.limits import Limits
 from glyphrun_serve.schemas import ModelCard
 

@@ -1,9 +1,9 @@
-"""The two deployments: thin shells over the engine and over the HTTP routes."""
+"""Replicas of a recognizer: a thin shell over the engine."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,22 +13,16 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
-from ray.serve.exceptions import BackPressureError
-from ray.serve.handle import DeploymentHandle
 
 from glyphrun.device import Precision
 from glyphrun.encoded import Embedding
 from glyphrun.ensemble_bundle import load_reader
 from glyphrun.images import encode_image
 from glyphrun.prediction import Prediction
-from glyphrun_serve.limits import Limits
-from glyphrun_serve.routes import Busy, Refused, Unreadable, http_app
-from glyphrun_serve.schemas import ModelCard
+from glyphrun_serve.routes import Refused, Unreadable
 
-READY_S = 2.0  # a loaded replica says so within milliseconds
 WARM_UP_FRAMES = 8
 
 
@@ -120,39 +114,6 @@ class RecognizerReplica:
         for items, frames in ((1, 1), (1, WARM_UP_FRAMES), (most, WARM_UP_FRAMES)):
             prepared = self._reader.prepare([blank] * frames, name="a blank picture")
             self._reader.read_prepared([prepared] * items, explain=True)
-
-
-class Ingress:
-    """The HTTP routes, answered by recognizer replicas."""
-
-    def __init__(self, replicas: DeploymentHandle[Any], card: ModelCard, limits: Limits) -> None:
-        self.card = card
-        self._replicas = replicas
-        self._limits = limits
-
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        return http_app(self, self._limits)
-
-    async def read(self, frames: Sequence[bytes], *, name: str, explain: bool) -> Prediction | Unreadable:
-        found: Prediction | Unreadable = await self._answered(self._replicas.recognize.remote(frames, name, explain))
-        return found
-
-    async def embed(self, frames: Sequence[bytes], *, name: str) -> Embedding | Unreadable | Refused:
-        found: Embedding | Unreadable | Refused = await self._answered(self._replicas.embed.remote(frames, name))
-        return found
-
-    async def _answered(self, response: Awaitable[Any]) -> Any:
-        try:
-            return await response
-        except BackPressureError as error:
-            raise Busy from error
-
-    async def ready(self) -> bool:
-        try:
-            async with asyncio.timeout(READY_S):
-                return bool(await self._replicas.ready.remote())
-        except (TimeoutError, BackPressureError):
-            return False
 
 
 def _granted_device() -> torch.device:

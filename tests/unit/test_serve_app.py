@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -81,3 +83,8 @@ def test_a_changed_bundle_is_refused_before_anything_starts(bundle: Path, tmp_pa
     weights.write_bytes(content)
     with pytest.raises(BundleError, match=r"weights\.safetensors was changed"):
         run(ServeSettings(bundle=changed), port=0)
+
+
+def test_what_takes_requests_starts_without_torch() -> None:
+    said = "import sys, glyphrun_serve.ingress; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True).stdout == "False\n"
