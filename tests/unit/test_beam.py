@@ -5,7 +5,6 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import torch
-from test_trocr import encoded, loaded, pictures, taught, tiny
 from torch import Tensor
 from transformers import VisionEncoderDecoderModel
 
@@ -17,6 +16,7 @@ from glyphrun.models.parseq import PARSeq
 from glyphrun.models.recognizer import Memory, TokenHypothesis
 from glyphrun.models.trocr import TrOCR
 from tiny_parseq import log_prob, memory_of, of_items, parseq, texts
+from tiny_trocr import encoded, loaded, pictures, taught, tiny
 from toy_scorer import Bigrams, BoundedBigrams, Successors
 
 LONGEST = 11  # tokens of a TrOCR's text, its end counted

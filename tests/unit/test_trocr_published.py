@@ -7,31 +7,13 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
-from transformers import VisionEncoderDecoderModel
 
 from glyphrun.decoding.search import search
 from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.models.trocr import TrOCR
 from glyphrun.models.trocr_settings import TrOCRSettings
 from glyphrun.text import Codec
-from tiny_trocr import KINDS, SIDE, Subwords, encoded, loaded, pictures, rows_of, step_by_step, tiny
-
-
-def taught(model: VisionEncoderDecoderModel, frames: Tensor) -> None:
-    """Half an education: what it writes ends somewhere, and is not always the same."""
-    generator = torch.Generator().manual_seed(3)
-    labels = torch.randint(3, 40, (len(frames), 9), generator=generator)
-    for row, length in enumerate(torch.randint(0, 9, (len(frames),), generator=generator).tolist()):
-        labels[row, length:] = -100
-        labels[row, length] = 2
-    context = torch.cat([torch.full_like(labels[:, :1], 2), labels[:, :-1].clamp_min(1)], dim=1)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(30):
-        loss = model(frames, decoder_input_ids=context, labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+from tiny_trocr import KINDS, SIDE, Subwords, encoded, loaded, pictures, rows_of, step_by_step, taught, tiny
 
 
 @torch.no_grad()
