@@ -18,6 +18,7 @@ from torch import Tensor
 
 from glyphrun.batching import MAX_PIXELS, MAX_PIXELS_ON_CPU, batches_of_similar_size, batches_read_in_turn
 from glyphrun.decoding.early_exit import read_in_turn
+from glyphrun.decoding.replay import Record
 from glyphrun.decoding.rescore import Corrector, correct_all
 from glyphrun.decoding.scorer import Scorer
 from glyphrun.decoding.search import search
@@ -156,8 +157,11 @@ class Engine:
         return list(self._encoded(items))
 
     @torch.inference_mode()
-    def decode(self, encoded: Encoded) -> list[Prediction]:
-        """What the items of an encoded batch say under this engine's settings."""
+    def decode(self, encoded: Encoded, *, record: Record | None = None) -> list[Prediction]:
+        """What the items of an encoded batch say under this engine's settings.
+
+        record: what a wider beam left of this batch, or what this one is to leave (``decoding.replay``).
+        """
         started = perf_counter()
         if self.settings.early_exit:
             answers = self._in_turn(encoded.counts, encoded.looks, partial(frames_of, encoded.memory))
@@ -165,7 +169,7 @@ class Engine:
             windows = windows_of(self.settings, encoded.counts)
             if windows is not None:  # here all frames are encoded, not only those that windows have
                 windows = replace(windows, rows=windows.read.nonzero().squeeze(1)[windows.rows])
-            answers = self._answers(encoded.memory, encoded.counts, windows, explain=False)
+            answers = self._answers(encoded.memory, encoded.counts, windows, explain=False, record=record)
         return self._predictions(answers, {"search": milliseconds_since(started)})
 
     def _batches(self, items: Sequence[FrameStack], *, in_turn: bool = False) -> Iterator[list[int]]:
@@ -216,15 +220,20 @@ class Engine:
         return self._predictions(answers, stages)
 
     def _answers(
-        self, memory: Memory, counts: list[int], windows: WindowBatch | None, explain: bool
+        self,
+        memory: Memory,
+        counts: list[int],
+        windows: WindowBatch | None,
+        explain: bool,
+        record: Record | None = None,
     ) -> list[tuple[list[Hypothesis], list[Ballot]]]:
         """The n-best list of every item and who voted for it; counts: how many frames each item has."""
         if windows is not None:
             rows, mask = windows.rows.to(self.device), windows.mask.to(self.device)
-            found = self._hypotheses(self.recognizer.regroup(memory, rows, mask))
+            found = self._hypotheses(self.recognizer.regroup(memory, rows, mask), record)
             by_item = grouped(found, [len(item) for item in windows.items])
             return [self._vote(readings, item) for item, readings in zip(windows.items, by_item, strict=True)]
-        found = self._hypotheses(memory)
+        found = self._hypotheses(memory, record)
         if not self.recognizer.reads_frames_together:
             return [self._vote(frames) for frames in grouped(found, counts)]
         if not explain:
@@ -278,8 +287,8 @@ class Engine:
         settings = self.settings
         return VoteRules(settings.vote, settings.vote_floor, length_priors=settings.length_priors, segment=graphemes)
 
-    def _hypotheses(self, memory: Memory) -> list[list[Hypothesis]]:
-        found = search(self.recognizer, memory, self.settings, self._scorer)
+    def _hypotheses(self, memory: Memory, record: Record | None = None) -> list[list[Hypothesis]]:
+        found = search(self.recognizer, memory, self.settings, self._scorer, record)
         return [[self._text(hypothesis) for hypothesis in item] for item in found]
 
     def _text(self, found: TokenHypothesis) -> Hypothesis:

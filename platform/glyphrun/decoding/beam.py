@@ -11,6 +11,7 @@ The bookkeeping is done for all items at once, on the CPU, with one look at the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,7 @@ def beam(
     length_penalty: float = 0.0,
     early_stop: bool = False,
     scorer: Scorer | None = None,
+    places: Sequence[int] | None = None,
 ) -> list[list[TokenHypothesis]]:
     """The n_best ended hypotheses of each item, best first, at most ``width``, out of a beam of that width.
 
@@ -42,17 +44,21 @@ def beam(
     length**length_penalty, the end counted. An item is done when no open hypothesis can still reach its n_best, or with
     early_stop once ``width`` hypotheses have ended. The scorer is asked about the max(ASKED, width) most probable
     continuations of a hypothesis and about its end; a beam as wide as the space of all texts finds the exact n_best.
+    places: of the items to be searched, all by default.
     """
-    items, device, longest = len(memory.tokens), memory.tokens.device, recognizer.max_length + 1
+    device, longest = memory.tokens.device, recognizer.max_length + 1
+    items = len(memory.tokens if places is None else places)
     fusion = None if scorer is None else Memoised(scorer)
-    considered = width if fusion is None else max(width, ASKED)
+    looked_at = considered(width, scorer)
     most = 0.0 if fusion is None else fusion.most  # recognizers add log-probabilities
     opened, ended = _Open.first(items, width, fusion), _Ended(items, min(n_best, width), length_penalty)
     state = recognizer.start(memory, width)
+    if places is not None:
+        state = state.keep(torch.tensor(places, device=device))
     tokens = torch.full((items * width,), recognizer.begin, device=device)
     for length in range(1, longest + 1):  # of what ends in this step, its end counted
         log_probs, state = recognizer.step(state, tokens)
-        best = _continuations(log_probs, recognizer.end, considered if length < longest else 0, opened, fusion)
+        best = _continuations(log_probs, recognizer.end, looked_at if length < longest else 0, opened, fusion)
         ended.add(best, opened, recognizer.end, length)
         if length == longest:
             break
@@ -72,6 +78,11 @@ def beam(
         state = state.reorder(torch.from_numpy(rows.ravel()).to(device))
         tokens = torch.from_numpy(opened.tokens[:, :, -1].ravel()).to(device)
     return ended.ranked()
+
+
+def considered(width: int, scorer: Scorer | None) -> int:
+    """How many of the likeliest continuations of a hypothesis, its end apart, a beam looks at."""
+    return width if scorer is None else max(width, ASKED)
 
 
 @dataclass(frozen=True)

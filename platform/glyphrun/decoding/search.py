@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 from glyphrun.decoding.beam import beam
 from glyphrun.decoding.cloze import cloze_rescore
 from glyphrun.decoding.ctc import best_path, prefix_beam
 from glyphrun.decoding.greedy import cut_at_end, greedy
+from glyphrun.decoding.replay import Record, recorded_beam
 from glyphrun.decoding.sampling import sample, sample_alignments, sample_ranking
 from glyphrun.decoding.scorer import Scorer, ranked, scored
 from glyphrun.decoding.settings import DecodeSettings
@@ -17,10 +19,15 @@ EVERYTHING = sys.maxsize  # asked of a recognizer that ranks its whole answer sp
 
 
 def search(
-    recognizer: Recognizer, memory: Memory, settings: DecodeSettings, scorer: Scorer | None = None
+    recognizer: Recognizer,
+    memory: Memory,
+    settings: DecodeSettings,
+    scorer: Scorer | None = None,
+    record: Record | None = None,
 ) -> list[list[TokenHypothesis]]:
     """The best readings of every item of the memory, best first; scorer: what else is known of texts, for a beam.
 
+    record: what a wider beam over the same memory left, or what this one is to leave; other searches have no use for it.
     Raises TypeError if the recognizer cannot search as the settings ask, ValueError for a scorer without a beam.
     """
     if scorer is not None and settings.search != "beam":
@@ -34,7 +41,7 @@ def search(
         return _along_the_line(recognizer, memory, settings, scorer)
     generative = _generative(recognizer)
     if settings.search == "beam":
-        return _beam(generative, memory, settings, scorer)
+        return _beam(generative, memory, settings, scorer, record)
     if settings.search == "sample":
         return sample(generative, memory, settings)
     if settings.search == "greedy":
@@ -47,9 +54,10 @@ def search(
 
 
 def _beam(
-    recognizer: Generative, memory: Memory, settings: DecodeSettings, scorer: Scorer | None
+    recognizer: Generative, memory: Memory, settings: DecodeSettings, scorer: Scorer | None, record: Record | None
 ) -> list[list[TokenHypothesis]]:
-    found = beam(
+    find = beam if record is None else partial(recorded_beam, record)
+    found = find(
         recognizer,
         memory,
         settings.width,
