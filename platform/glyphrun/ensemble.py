@@ -78,7 +78,6 @@ class Ensemble:
         hurried = self.members if self.settings.deadline_ms else ()
         self._threads = {name: ThreadPoolExecutor(1, name) for name in hurried}
         if self.settings.vote == "average":
-            self._check_codecs()
             self._joint = self._read_as_one(list(self.members))
         else:
             self._corrector = self._load_corrector()
@@ -208,18 +207,8 @@ class Ensemble:
         ]
 
     def _read_as_one(self, names: Sequence[str]) -> Engine:
-        engines = [self.members[name] for name in names]
-        recognizer = average([engine.recognizer for engine in engines], [self._weight(name) for name in names])
-        first = engines[0]
-        return Engine(
-            recognizer,
-            first.codec,
-            first.processor,
-            self.decode,
-            device=first.device,
-            precision=first.precision,
-            files=self.files,
-        )
+        members = {name: self.members[name] for name in names}
+        return as_one(members, self.decode, [self._weight(name) for name in names], files=self.files)
 
     def _load_corrector(self) -> Corrector | None:
         if self.decode.correction is None:
@@ -234,20 +223,31 @@ class Ensemble:
     def _weight(self, name: str) -> float:
         return self.settings.weights.get(name, 1.0)
 
-    def _check_codecs(self) -> None:
-        """Members with other tokens or other pixels cannot be averaged; ``average`` checks how they read."""
-        (first, engine), *others = self.members.items()
-        for name, other in others:
-            for what, same in (
-                ("codecs", other.codec == engine.codec),
-                ("image processors", other.processor == engine.processor),
-                ("precisions", other.precision == engine.precision),
-                ("devices", other.device == engine.device),
-            ):
-                if not same:
-                    raise ValueError(
-                        f"{first} and {name} have different {what}, so they cannot be averaged: let them vote"
-                    )
+
+def as_one(
+    members: Mapping[str, Engine],
+    decode: DecodeSettings,
+    weights: Sequence[float] | None = None,
+    *,
+    files: Path | None = None,
+) -> Engine:
+    """An engine that searches once over the mean of what its members say. Raises ValueError if they cannot be averaged."""
+    (name, first), *others = members.items()
+    for other_name, other in others:
+        for what, same in (
+            ("codecs", other.codec == first.codec),
+            ("image processors", other.processor == first.processor),
+            ("precisions", other.precision == first.precision),
+            ("devices", other.device == first.device),
+        ):
+            if not same:
+                raise ValueError(
+                    f"{name} and {other_name} have different {what}, so they cannot be averaged: let them vote"
+                )
+    recognizer = average([engine.recognizer for engine in members.values()], weights, list(members))
+    return Engine(
+        recognizer, first.codec, first.processor, decode, device=first.device, precision=first.precision, files=files
+    )
 
 
 def _with_timings(prediction: Prediction, timings: dict[str, float]) -> Prediction:

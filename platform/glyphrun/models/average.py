@@ -60,22 +60,31 @@ class AverageState:
         return AverageState(tuple(state.keep(items) for state in self.members))
 
 
-def average(members: Sequence[Recognizer], weights: Sequence[float] | None = None) -> Recognizer:
+def average(
+    members: Sequence[Recognizer], weights: Sequence[float] | None = None, names: Sequence[str] | None = None
+) -> Recognizer:
     """One recognizer out of several; weights are above 0 and count by their shares, equal ones by default.
 
-    Raises ValueError if members cannot be searched together: they read in different ways, or their tokens differ.
+    names: what the members are called where they do not fit. Raises ValueError if members cannot be searched together: they read in different ways, or their tokens differ.
     """
     weights = [1.0] * len(members) if weights is None else list(weights)
     if not members or len(weights) != len(members) or min(weights) <= 0:
         raise ValueError(f"{len(members)} members and weights {weights}: an average needs a weight above 0 for each")
+    names = names or [f"member {number}" for number in range(len(members))]
     ways = [_way(member) for member in members]
-    for number, way in enumerate(ways):
+    for name, way in zip(names, ways, strict=True):
         if way != ways[0]:
             raise ValueError(
-                f"log-probabilities can be averaged of recognizers alone that read in one way: member 0 {ways[0]} and "
-                f"member {number} {way}; let them vote instead"
+                f"log-probabilities can be averaged of recognizers alone that read in one way: {names[0]} {ways[0]} and "
+                f"{name} {way}; let them vote instead"
             )
     return _average(members)(members, weights)
+
+
+def joined(memories: Sequence[Memory]) -> AverageMemory:
+    """What an average knows of items that each member encoded by itself, in the order of the members."""
+    first = memories[0]
+    return AverageMemory(first.tokens, first.mask, first.frame_tokens, first.frame_mask, tuple(memories))
 
 
 def with_frames(memory: Memory, more: Memory) -> Memory:
@@ -100,12 +109,12 @@ class Average(Recognizer):
 
     def encode(self, frames: Tensor, frame_mask: Tensor, sizes: Tensor | None = None) -> AverageMemory:
         """frames: (B, T, 3, H, W) normalised float; frame_mask: (B, T) bool; sizes: (B, T, 2) long or None."""
-        return _of_members(self._each(lambda member, _: member.encode(frames, frame_mask, sizes)))
+        return joined(self._each(lambda member, _: member.encode(frames, frame_mask, sizes)))
 
     def regroup(self, memory: Memory, rows: Tensor, mask: Tensor) -> AverageMemory:
         """Other items out of encoded frames; rows: (G, W) long, mask: (G, W) bool."""
         parts = _parts(memory)
-        return _of_members(self._each(lambda member, number: member.regroup(parts[number], rows, mask)))
+        return joined(self._each(lambda member, number: member.regroup(parts[number], rows, mask)))
 
     def parts(self) -> dict[str, tuple[str, ...]]:
         """The submodules of all members by what they do."""
@@ -224,11 +233,6 @@ def _way(member: Recognizer) -> str:
         tokens = f"at most {member.max_length} tokens between {member.begin} and {member.end}"
         return f"emits {tokens}, {frames}"
     raise ValueError(f"{type(member).__name__} has no distributions that could be averaged")
-
-
-def _of_members(memories: Sequence[Memory]) -> AverageMemory:
-    first = memories[0]
-    return AverageMemory(first.tokens, first.mask, first.frame_tokens, first.frame_mask, tuple(memories))
 
 
 def _parts(memory: Memory) -> tuple[Memory, ...]:
