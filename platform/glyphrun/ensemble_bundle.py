@@ -47,14 +47,7 @@ def save_ensemble(
     recognizer's bundle or if members cannot be averaged as the settings ask, ValueError for settings that do not fit.
     """
     settings.check(list(members))
-    manifests = {member: read_manifest(path) for member, path in members.items()}
-    for member, manifest in manifests.items():
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", member):
-            raise BundleError(
-                f"{member!r} cannot be a member's name: use letters, digits, dots, dashes and underscores"
-            )
-        if manifest.ensemble is not None:
-            raise BundleError(f"{members[member]} is an ensemble itself: name its members instead")
+    manifests = member_manifests(members)
     with written_whole(folder) as aside:
         for member, path in members.items():
             shutil.copytree(path, aside / MEMBERS / member)
@@ -62,6 +55,20 @@ def save_ensemble(
         write_manifest(aside, _manifest(name, manifests, settings, decode, metrics, provenance))
         if settings.vote == "average":
             load_reader(aside, torch.device("cpu"))  # refuses members that differ before they are kept
+
+
+def member_manifests(members: Mapping[str, Path]) -> dict[str, BundleManifest]:
+    """The manifests of bundles that are to be members, after every hash was checked. Raises BundleError, naming the member."""
+    manifests: dict[str, BundleManifest] = {}
+    for member, path in members.items():
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", member):
+            raise BundleError(
+                f"{member!r} cannot be a member's name: use letters, digits, dots, dashes and underscores"
+            )
+        manifests[member] = read_manifest(path)
+        if manifests[member].ensemble is not None:
+            raise BundleError(f"{path} is an ensemble itself: name the bundles in its {MEMBERS} instead")
+    return manifests
 
 
 def load_reader(folder: Path, device: torch.device | None = None, precision: Precision | None = None) -> Reader:

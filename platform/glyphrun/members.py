@@ -31,7 +31,7 @@ class EnsembleSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    vote: VoteMethod | Literal["average"] = "mbr"
+    vote: Literal[VoteMethod, "average"] = "mbr"
     weights: dict[str, Positive] = {}
     deadline_ms: dict[str, Positive] = {}
     quorum: int = Field(1, ge=1)

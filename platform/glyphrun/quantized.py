@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,14 @@ import torch
 from rich.table import Table
 
 from glyphrun.bundle import SUMS, WEIGHTS, BundleError, load_engine, read_manifest, save_bundle, write_manifest
-from glyphrun.data.batches import FrameArrays, load_split
-from glyphrun.data.sample import iterate_samples, read_card
+from glyphrun.data.batches import load_split
 from glyphrun.engine import Engine
-from glyphrun.evaluation.cost import measure_latency
-from glyphrun.evaluation.evaluate import Scores, evaluate
+from glyphrun.evaluation.side_by_side import Figures, side_by_side
 from glyphrun.models.inference import computes_in_int8
 from glyphrun.models.quantize import Method, computes_in
 
 SPLIT = "val"
-ROUNDS = 2  # of reading the split, of which the faster counts
-TIMED_ITEMS = 16
 CER_POINT = 0.01  # what a method may lose unmentioned
-REPEATS = 32
 
 
 @dataclass(frozen=True)
@@ -129,12 +123,10 @@ def quantize_bundle(
         if dataset is None or arrays is None:
             remarks = ("without a data set nothing was scored or timed", *remarks)
         else:
-            tell("both on val")
-            before, after = _scores(engines, arrays, dataset)
-            tell("both on one item at a time")
-            parent, quantized = _timed(engines, (parent, quantized), (before, after), arrays, dataset)
+            before, after = side_by_side(engines, dataset, SPLIT, {engines[0].processor: arrays}, tell)
+            parent, quantized = _with(parent, before), _with(quantized, after)
             remarks = (*remarks, *losses(parent, quantized))
-            metrics = {SPLIT: after.to_json()}
+            metrics = {SPLIT: after.scores.to_json()}
             write_manifest(aside, read_manifest(aside).model_copy(update={"metrics": metrics}))
         aside.rename(out)
     finally:
@@ -171,36 +163,15 @@ def shown(comparison: Comparison) -> Table:
     return table
 
 
-def _scores(engines: Sequence[Engine], arrays: FrameArrays, dataset: Path) -> list[Scores]:
-    """Scores of each engine; rounds are interleaved, so that a slow moment of the machine meets both."""
-    trained = iterate_samples(dataset, "train") if "train" in read_card(dataset).counts else iter(())
-    texts = {sample.text for sample in trained if sample.text is not None}
-    rounds = [[evaluate(engine, arrays, trained_texts=texts) for engine in engines] for _ in range(ROUNDS)]
-    return [max(found, key=lambda scores: scores.samples_per_s) for found in zip(*rounds, strict=True)]
-
-
-def _timed(
-    engines: Sequence[Engine],
-    measured: Sequence[Measured],
-    scores: Sequence[Scores],
-    arrays: FrameArrays,
-    dataset: Path,
-) -> list[Measured]:
-    labelled = (sample.frames for sample in iterate_samples(dataset, SPLIT) if sample.text is not None)
-    items = list(islice(labelled, TIMED_ITEMS))
-    # The number of threads stays: compiled blocks hold for the one that they were compiled under.
-    latencies = measure_latency(engines, items, repeats=REPEATS, threads=torch.get_num_threads())
-    images = len(arrays.shapes) / len(arrays)
-    return [
-        replace(
-            one,
-            ms=latency.p50,
-            images_per_s=score.samples_per_s * images,
-            exact=score.exact.value,
-            cer=score.to_json()["cer"],
-        )
-        for one, latency, score in zip(measured, latencies, scores, strict=True)
-    ]
+def _with(measured: Measured, figures: Figures) -> Measured:
+    scores = figures.scores
+    return replace(
+        measured,
+        ms=figures.ms,
+        images_per_s=figures.images_per_s,
+        exact=scores.exact.value,
+        cer=scores.to_json()["cer"],
+    )
 
 
 def _computed_in(engine: Engine) -> str:

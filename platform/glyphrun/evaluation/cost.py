@@ -63,18 +63,18 @@ def _counted(engine: Engine, run: Callable[[], object]) -> float:
 
 
 def measure_latency(
-    engines: Sequence[Engine], items: Sequence[Sequence[bytes]], *, repeats: int, threads: int
+    readers: Sequence[Reader], items: Sequence[Sequence[bytes]], *, repeats: int, threads: int
 ) -> list[Latency]:
-    """Latency of every engine over the items in turn, interleaved so that a slow moment of the machine meets them all."""
+    """Latency of every reader over the items in turn, interleaved so that a slow moment of the machine meets them all."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        times: list[list[float]] = [[] for _ in engines]
+        times: list[list[float]] = [[] for _ in readers]
         for repeat in range(-2, repeats):  # two unmeasured rounds fill caches
             item = items[repeat % len(items)]
-            for number, engine in enumerate(engines):
+            for number, reader in enumerate(readers):
                 started = perf_counter()
-                engine.read([item])
+                reader.read([item])
                 if repeat >= 0:
                     times[number].append((perf_counter() - started) * 1e3)
     finally:
