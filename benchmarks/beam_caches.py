@@ -10,18 +10,18 @@ every text is as long as it may be.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from parseq_engine import in_turns, spread_answers
+from material import random_parseq
+from measure import command_line, in_turns
 from torch import Tensor
 
 from glyphrun.decoding.beam import beam
 from glyphrun.device import default_device
 from glyphrun.models.parseq import PARSeq
-from glyphrun.models.recognizer import Generative, Memory
-from glyphrun.models.zoo import build, recognizer_settings
+from glyphrun.models.recognizer import Memory
 from glyphrun.text import Codec
 
 LATIN = "".join(map(chr, range(33, 127)))  # the 94 characters of the published models
@@ -29,18 +29,13 @@ LATIN = "".join(map(chr, range(33, 127)))  # the 94 characters of the published 
 
 def main() -> None:
     """Print milliseconds a batch of both and their ratio, of the search alone and with the encoder."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, repeats=7)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--width", type=int, default=5)
     parser.add_argument("--max-length", type=int, default=25)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    torch.manual_seed(asked.seed)
     device, codec = default_device(), Codec(LATIN, asked.max_length)
-    recognizer = build(recognizer_settings("parseq-tiny"), codec)
-    assert isinstance(recognizer, PARSeq)
-    spread_answers(recognizer)
+    recognizer = random_parseq(asked.seed, codec)
     with torch.no_grad():
         recognizer.head.weight.mul_(8)  # surer of itself: among answers that are as good as tied, rounding would choose
         recognizer.head.bias[recognizer.end] -= 100
@@ -55,7 +50,7 @@ def main() -> None:
     memory = encode()
 
     @torch.inference_mode()
-    def read(model: Generative) -> list[list[str]]:
+    def read(model: Any) -> list[list[str]]:  # Generative cannot say that each has a state of its own
         found = beam(model, memory, asked.width, asked.width)
         return [[codec.decode(hypothesis.tokens) for hypothesis in item] for item in found]
 

@@ -10,28 +10,27 @@ Weights are random, from a fixed seed. Aim: at least 8 times as fast.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
 import torch
+from material import planned_tracklets, random_recognizer, save_random_bundle
+from measure import command_line
 
-from glyphrun.bundle import load_engine, save_bundle
+from glyphrun.bundle import load_engine
 from glyphrun.cluster import ray_for_command
 from glyphrun.data.batches import load_split
-from glyphrun.data.digits import digit_pools, mnist_digits
 from glyphrun.data.shards import write_samples
-from glyphrun.data.simulate import SimulatorSettings, plan_tracklets, render_plan
+from glyphrun.data.simulate import SimulatorSettings, render_plan
 from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.device import default_device
 from glyphrun.evaluation.evaluate import evaluate
-from glyphrun.models.zoo import build, recognizer_settings
-from glyphrun.recipe import processor_for
+from glyphrun.models.recognizer import Recognizer
 from glyphrun.sweeps.decode import decode_sweep
 from glyphrun.sweeps.decode_settings import DecodePoint, DecodeSpace, plan_points
-from glyphrun.text import DIGITS, Codec
+from glyphrun.text import DIGITS
 
 SPACE = DecodeSpace(
     base={"n_best": 3, "samples": 3},
@@ -47,16 +46,15 @@ SPACE = DecodeSpace(
 
 def main() -> None:
     """Print seconds of both ways and their ratio."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--items", type=int, default=400)
     parser.add_argument("--frames", type=int, default=8, help="of each tracklet")
     parser.add_argument("--recognizer", default="parseq-tiny")
-    parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     with TemporaryDirectory() as folder:
         dataset, bundle, out = (Path(folder) / name for name in ("data", "bundle", "out"))
         write_tracklets(dataset, asked.items, asked.frames, asked.seed)
-        write_bundle(bundle, asked.recognizer, asked.seed)
+        save_random_bundle(bundle, stretched(asked.recognizer, asked.seed))
         points, _ = plan_points(SPACE, {"bundle": DecodeSettings()}, {"bundle": "parseq"})
         started = perf_counter()
         with ray_for_command():
@@ -75,12 +73,10 @@ def main() -> None:
 
 def write_tracklets(folder: Path, items: int, frames: int, seed: int) -> None:
     """Simulated tracklets, all in val but a few."""
-    images, labels = mnist_digits()
     settings = SimulatorSettings(frames=(frames, frames))
     counts = {"train": 8, "val": items, "test": 8, "unseen": 8}
-    plans = plan_tracklets(digit_pools(labels, seed=seed), counts, settings, seed=seed)
     write_samples(
-        (render_plan(plan, images[list(plan.digit_images)], settings) for plan in plans),
+        (render_plan(plan, glyphs, settings) for plan, glyphs in planned_tracklets(counts, settings, seed)),
         folder,
         name="tracklets",
         licence="none, it is made for a benchmark",
@@ -89,24 +85,13 @@ def write_tracklets(folder: Path, items: int, frames: int, seed: int) -> None:
     )
 
 
-def write_bundle(folder: Path, name: str, seed: int) -> None:
+@torch.no_grad()
+def stretched(name: str, seed: int) -> Recognizer:
     """A recognizer that reads all frames together, its weights stretched so that texts differ."""
-    torch.manual_seed(seed)
-    settings, codec = recognizer_settings(name, {"fusion": "mean"}), Codec(DIGITS, 2)
-    recognizer = build(settings, codec)
-    with torch.no_grad():
-        for parameter in recognizer.parameters():
-            parameter.mul_(1.5)
-    save_bundle(
-        folder,
-        name="bundle",
-        recognizer=recognizer,
-        codec=codec,
-        processor=processor_for(settings),
-        decode=DecodeSettings(),
-        metrics={},
-        provenance={},
-    )
+    recognizer = random_recognizer(name, seed, changes={"fusion": "mean"})
+    for parameter in recognizer.parameters():
+        parameter.mul_(1.5)
+    return recognizer
 
 
 def evaluated(bundle: Path, dataset: Path, point: DecodePoint) -> dict[str, Any]:

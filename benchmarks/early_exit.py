@@ -8,28 +8,23 @@ their own and judged on others; both ways see the same windows, so the rest is u
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
 from pathlib import Path
-from statistics import median
-from time import perf_counter
 
 import numpy as np
 import torch
+from material import NUMBERS, planned_tracklets, random_recognizer
+from measure import command_line, in_turns
 from safetensors.torch import load_file, save_file
 
 from glyphrun.data.batches import FrameArrays
-from glyphrun.data.digits import digit_pools, mnist_digits
-from glyphrun.data.simulate import SimulatorSettings, plan_tracklets, simulate_tracklet
+from glyphrun.data.simulate import SimulatorSettings, simulate_tracklet
 from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.engine import Engine
 from glyphrun.evaluation.evaluate import evaluate
 from glyphrun.images import Frame, ImageProcessor
 from glyphrun.models.recognizer import Recognizer
-from glyphrun.models.zoo import build, recognizer_settings
 from glyphrun.prediction import Prediction
 from glyphrun.recipe import processor_for
-from glyphrun.text import DIGITS, Codec
 from glyphrun.training.augment import AugmentSettings
 from glyphrun.training.fit import TrainSettings, fit
 
@@ -38,29 +33,24 @@ LONG = SimulatorSettings(frames=(24, 30))
 THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
 MOST_WINDOWS, MOST_LOST = 0.4, 0.005
 LOST_ON_VAL = 0.001  # less than may be lost, since what is chosen on one set is a little worse on another
-CODEC = Codec(DIGITS, 2)
 
 
 def main() -> None:
     """Print what each threshold reads and gets right, and the ratio of times for the one that val chooses."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, repeats=5, precision=True)
     parser.add_argument("--recognizer", choices=["query-digits-nano", "parseq-nano"], default="query-digits-nano")
     parser.add_argument("--tracklets", type=int, default=1000, help="of the test; val has as many")
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--precision", choices=["float32", "bfloat16", "float16"], help="default: the hardware's best")
     parser.add_argument("--runs", type=Path, default=Path("runs/early-exit"))
-    parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    settings = recognizer_settings(asked.recognizer, {"fusion": "attention"})
-    processor = processor_for(settings)
-    recognizer = build(settings, CODEC)
+    recognizer = random_recognizer(asked.recognizer, asked.seed, changes={"fusion": "attention"})
+    processor = processor_for(recognizer.settings)
     weights = asked.runs / f"{asked.recognizer}-{asked.steps}-{asked.seed}.safetensors"
     if not weights.exists():
         train(recognizer, processor, asked.steps, asked.seed, weights)
     recognizer.load_state_dict(load_file(weights))
     everything = DecodeSettings(windows=WINDOWS, window_frames=WINDOW_FRAMES)
-    engine = Engine(recognizer, CODEC, processor, everything, precision=asked.precision)
+    engine = Engine(recognizer, NUMBERS, processor, everything, precision=asked.precision)
     print(f"{asked.recognizer} trained for {asked.steps} steps, device {engine.device}, precision {engine.precision}")
 
     val = simulated("val", asked.tracklets, LONG, processor, asked.seed)
@@ -108,10 +98,10 @@ def train(recognizer: Recognizer, processor: ImageProcessor, steps: int, seed: i
     )
     for report in fit(
         recognizer,
-        CODEC,
+        NUMBERS,
         processor,
         train_on,
-        lambda trained: evaluate(Engine(trained, CODEC, processor), held_out),
+        lambda trained: evaluate(Engine(trained, NUMBERS, processor), held_out),
         settings,
         weights.with_suffix(".checkpoint"),
     ):
@@ -120,13 +110,11 @@ def train(recognizer: Recognizer, processor: ImageProcessor, steps: int, seed: i
 
 
 def simulated(split: str, count: int, settings: SimulatorSettings, processor: ImageProcessor, seed: int) -> FrameArrays:
-    """Tracklets of a split, rendered and resized; no digit image is in two splits."""
-    images, labels = mnist_digits()
+    """Tracklets of a split, rendered and resized."""
     frames: list[Frame] = []
     offsets, texts, names = [0], [], []
-    for plan in plan_tracklets(digit_pools(labels, seed), {split: count}, settings, seed):
+    for plan, glyphs in planned_tracklets({split: count}, settings, seed):
         rng = np.random.default_rng(plan.seed)
-        glyphs = images[list(plan.digit_images)]
         tracklet = simulate_tracklet(plan.number, glyphs, settings, rng, readable=plan.readable)
         frames += [processor(frame) for frame in tracklet.frames]
         offsets.append(len(frames))
@@ -145,17 +133,6 @@ def measured(engine: Engine, arrays: FrameArrays) -> tuple[float, float]:
     predictions = read(engine, arrays)
     exact = np.mean([one.text == truth for one, truth in zip(predictions, arrays.texts, strict=True)])
     return sum(len(one.votes) for one in predictions) / (WINDOWS * len(arrays)), float(exact)
-
-
-def in_turns(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each way; they take turns, so that a busy moment of the machine falls on both."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats):
-        for name, way in ways.items():
-            started = perf_counter()
-            way()  # readings are plain numbers and text, so a GPU has finished when they are there
-            times[name].append(perf_counter() - started)
-    return {name: median(seconds) for name, seconds in times.items()}
 
 
 if __name__ == "__main__":

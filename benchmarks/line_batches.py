@@ -10,25 +10,21 @@ trained ones are, with a blank at three of four places; or those of a bundle.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 
 import torch
+from material import random_recognizer
+from measure import command_line, in_turns, share_read_alike, together_and_alone
 
 from glyphrun.bundle import load_engine
 from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.engine import Engine
-from glyphrun.images import FrameStack
 from glyphrun.models.line_ctc import LineCTC
-from glyphrun.models.zoo import recognizer_settings
-from glyphrun.prediction import Prediction
 from glyphrun.recipe import processor_for
 from glyphrun.text import Codec, normalise
 
@@ -40,15 +36,12 @@ BLANKS = 0.75
 
 def main() -> None:
     """Print lines/s of both ways and their ratio, from decoded pixels and from encoded images."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, repeats=5, precision=True)
     parser.add_argument("--data", type=Path, default=DATA, help="handwriting_fr.zip (default: %(default)s)")
     parser.add_argument("--bundle", type=Path, help="read with a trained bundle instead of random weights")
     parser.add_argument("--recognizer", choices=RECOGNIZERS, nargs="+", default=RECOGNIZERS)
     parser.add_argument("--beam", type=int, default=1, help="width of the prefix beam; 1: the best path")
     parser.add_argument("--lines", type=int, default=256)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--precision", choices=["float32", "bfloat16", "float16"], help="default: the hardware's best")
-    parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     if not asked.data.is_file():
         print(f"nothing was measured: {asked.data} is absent; give the path of handwriting_fr.zip with --data")
@@ -61,9 +54,8 @@ def main() -> None:
         compare(engine, images, asked.bundle.name, asked.repeats)
         return
     for name in asked.recognizer:
-        torch.manual_seed(asked.seed)
         codec = Codec(charset, longest)
-        model = LineCTC(recognizer_settings(name), codec)
+        model = random_recognizer(name, asked.seed, codec)
         engine = Engine(model, codec, processor_for(model.settings), decode, precision="float32")
         make_peaked(engine, images[:16])
         if asked.precision != "float32":
@@ -102,16 +94,9 @@ def make_peaked(engine: Engine, images: list[bytes]) -> None:
 def compare(engine: Engine, images: list[bytes], name: str, repeats: int) -> None:
     """Print the strings' share that is equal, and the times; ends the program if float32 readings differ."""
     stacks = [engine.prepare([image], name=f"line {number}") for number, image in enumerate(images)]
-    together, alone = in_batches(engine, stacks), one_by_one(engine, stacks)
-    different = [
-        number for number, pair in enumerate(zip(together, alone, strict=True)) if pair[0].text != pair[1].text
-    ]
-    if engine.precision == "float32" and different:
-        number = different[0]
-        sys.exit(
-            f"{name}: {len(different)} of {len(stacks)} lines read differently in a batch; line {number} is "
-            f"{together[number].text!r} there and {alone[number].text!r} alone"
-        )
+    from_pixels = together_and_alone(engine.read_prepared, stacks)
+    together = from_pixels["batch"]()
+    equal = share_read_alike(name, together, from_pixels["single"](), engine.precision)
     lengths = [len(prediction.text) for prediction in together]
     if not median(lengths):
         sys.exit(f"{name}: most readings are empty, so nothing was compared: give a bundle that reads these lines")
@@ -119,40 +104,15 @@ def compare(engine: Engine, images: list[bytes], name: str, repeats: int) -> Non
     print(
         f"{name}: device {engine.device}, {torch.get_num_threads()} threads, precision {engine.precision}, search "
         f"{engine.settings.search}; {len(stacks)} lines {min(widths)} to {max(widths)} pixels wide, "
-        f"{1 - len(different) / len(stacks):.1%} of the readings equal, {median(lengths):.0f} characters in the middle"
+        f"{equal:.1%} of the readings equal, {median(lengths):.0f} characters in the middle"
     )
-    ways: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
-        "from pixels": (lambda: in_batches(engine, stacks), lambda: one_by_one(engine, stacks)),
-        "from bytes": (
-            lambda: engine.read([[image] for image in images]),
-            lambda: [engine.read([[image]])[0] for image in images],
-        ),
-    }
-    for start, (batched, single) in ways.items():
-        times = in_turns({"batches": batched, "single": single}, repeats)
+    from_bytes = together_and_alone(engine.read, [[image] for image in images])
+    for start, ways in {"from pixels": from_pixels, "from bytes": from_bytes}.items():
+        times = in_turns(ways, repeats)
         print(
-            f"{name}, {start}: batches {len(stacks) / times['batches']:.1f} lines/s, one at a time "
-            f"{len(stacks) / times['single']:.1f} lines/s, ratio {times['single'] / times['batches']:.2f}"
+            f"{name}, {start}: batches {len(stacks) / times['batch']:.1f} lines/s, one at a time "
+            f"{len(stacks) / times['single']:.1f} lines/s, ratio {times['single'] / times['batch']:.2f}"
         )
-
-
-def in_batches(engine: Engine, stacks: list[FrameStack]) -> list[Prediction]:
-    return engine.read_prepared(stacks)
-
-
-def one_by_one(engine: Engine, stacks: list[FrameStack]) -> list[Prediction]:
-    return [engine.read_prepared([stack])[0] for stack in stacks]
-
-
-def in_turns(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each way; they take turns, so that a busy moment of the machine falls on both."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats):
-        for name, way in ways.items():
-            started = perf_counter()
-            way()  # readings are plain numbers and text, so a GPU has finished when they are there
-            times[name].append(perf_counter() - started)
-    return {name: median(seconds) for name, seconds in times.items()}
 
 
 if __name__ == "__main__":

@@ -9,14 +9,13 @@ the lengths of a batch spread evenly over roughly 3 to 40 tokens. Both write the
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
 from tempfile import TemporaryDirectory
-from time import perf_counter
+from typing import Any
 
 import torch
+from measure import command_line, in_turns
 from torch import Tensor
 from transformers import TrOCRConfig, TrOCRForCausalLM, VisionEncoderDecoderModel, ViTConfig, ViTModel
 from transformers.modeling_outputs import BaseModelOutput
@@ -49,15 +48,13 @@ class Subwords:
 
 def main() -> None:
     """Print lengths, milliseconds of both and their ratio, with the encoder and without."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, repeats=9)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     torch.manual_seed(asked.seed)
     device = default_device()
     frames = pictures(asked.batch)
-    theirs = random_model(frames)
+    theirs: Any = random_model(frames)  # its own annotations refuse a device and a beam
     with TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)
         ours = TrOCR(TrOCRSettings(source=folder), Subwords()).to(device).eval()
@@ -167,27 +164,6 @@ def random_model(frames: Tensor) -> VisionEncoderDecoderModel:
     # Of LONGEST tokens the one in the middle is where a text of middling length would have (SHORTEST + 1) / 2 more.
     last.bias[0] = others - level.mean() * STEEPNESS / rise - STEEPNESS * (SHORTEST + 1) / 2
     return model
-
-
-def in_turns(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each way; they take turns, so that a busy moment of the machine falls on both."""
-    for way in ways.values():
-        way()
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats):
-        for name, way in ways.items():
-            synchronise()
-            started = perf_counter()
-            way()
-            synchronise()
-            times[name].append(perf_counter() - started)
-    return {name: median(seconds) for name, seconds in times.items()}
-
-
-def synchronise() -> None:
-    """Wait until a GPU has done what it was given."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":
