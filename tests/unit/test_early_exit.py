@@ -9,19 +9,14 @@ import torch
 
 from glyphrun.data.simulate import SimulatorSettings, simulate_tracklet
 from glyphrun.decoding.early_exit import is_decided, is_enough, posterior, read_in_rounds
-from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.decoding.vote import Hypothesis, VoteRules, vote
 from glyphrun.decoding.windows import window_rows
 from glyphrun.engine import Engine
 from glyphrun.images import ImageProcessor, encode_image
 from glyphrun.legibility import legibility
 from glyphrun.models.average import average
-from glyphrun.models.encoder import EncoderSettings
-from glyphrun.models.parseq import PARSeq, PARSeqSettings
-from glyphrun.models.query_digits import QueryDigits, QueryDigitsSettings
-from glyphrun.models.recognizer import Recognizer
 from glyphrun.prediction import Prediction
-from glyphrun.text import DIGITS, Codec
+from stretched import engine_for, recognizer
 
 METHODS = ("sum", "majority", "confidence", "longest", "rover", "mbr")
 PRIORS = {1: 0.39, 2: 0.61}
@@ -156,39 +151,12 @@ def test_blurred_covered_and_empty_frames_look_less_legible():
     assert legibility(wide, sizes).tolist() == pytest.approx(legibility(noise).tolist())  # padding is not looked at
 
 
-ENCODER = EncoderSettings(image=(16, 24), patch=(8, 8), width=16, depth=1, heads=2)
-
-
-def recognizer(kind: str, fusion: str, seed: int = 4) -> Recognizer:
-    torch.manual_seed(seed)
-    made: Recognizer
-    if kind == "parseq":
-        made = PARSeq(PARSeqSettings(encoder=ENCODER, decoder_heads=2, fusion=fusion), 10, 2)
-    else:
-        made = QueryDigits(QueryDigitsSettings(encoder=ENCODER, decoder_heads=2, fusion=fusion))
-    with torch.no_grad():  # at its first weights a model answers the same whatever it is shown
-        for name, parameter in made.named_parameters():
-            if "queries" in name or "length_query" in name:
-                parameter.mul_(30)
-            if "head" in name and name.endswith("weight"):
-                parameter.mul_(5)
-            if "cross_attn.out_proj.weight" in name:
-                parameter.mul_(6)
-            if "frame_embedding" in name or "gate.weight" in name:
-                parameter.normal_()
-    return made
-
-
 def engine_of(kind: str, fusion: str, **settings: object) -> Engine:
-    read_by = average([recognizer("parseq", fusion), recognizer("parseq", fusion, 5)]) if kind == "both" else None
-    return Engine(
-        read_by or recognizer(kind, fusion),
-        Codec(DIGITS, 2),
-        ImageProcessor(height=16, width=24),
-        DecodeSettings.model_validate({"vote_floor": 0.1, **settings}),
-        device=torch.device("cpu"),
-        precision="float32",
-    )
+    if kind == "both":
+        read_by = average([recognizer("parseq", fusion, seed=seed) for seed in (4, 5)])
+    else:
+        read_by = recognizer(kind, fusion)
+    return engine_for(read_by, **{"vote_floor": 0.1, **settings})
 
 
 def pictures(seed: int) -> list[list[bytes]]:

@@ -47,7 +47,7 @@ def items(engine: Engine) -> list[FrameStack]:
     return stacks
 
 
-def same(one: Prediction, other: Prediction) -> None:
+def assert_same(one: Prediction, other: Prediction) -> None:
     assert one.text == other.text
     assert one.confidence == pytest.approx(other.confidence, abs=1e-5)
     assert [(ballot.frame, ballot.frames, ballot.text) for ballot in one.votes] == [
@@ -69,10 +69,11 @@ def test_what_was_encoded_once_is_read_as_if_it_had_been_for_these_settings(name
     plain = engine_of(name, changes)
     stacks = items(plain)
     batches = plain.encode(stacks)
+    assert sorted(number for numbers, _ in batches for number in numbers) == list(range(len(stacks)))
     engine = plain.with_settings(DecodeSettings.model_validate(settings))
     for numbers, encoded in batches:
         for number, found in zip(numbers, engine.decode(encoded), strict=True):
-            same(found, engine.read_prepared([stacks[number]])[0])
+            assert_same(found, engine.read_prepared([stacks[number]])[0])
 
 
 def test_settings_that_the_recognizer_cannot_follow_are_refused():

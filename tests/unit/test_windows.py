@@ -11,13 +11,9 @@ from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.decoding.vote import Ballot, Hypothesis, combine
 from glyphrun.decoding.windows import rows_of_windows, window_ballots, window_rows
 from glyphrun.engine import Engine
-from glyphrun.images import ImageProcessor, encode_image
-from glyphrun.models.encoder import EncoderSettings
-from glyphrun.models.parseq import PARSeq, PARSeqSettings
-from glyphrun.models.query_digits import QueryDigits, QueryDigitsSettings
-from glyphrun.models.recognizer import Recognizer
+from glyphrun.images import encode_image
 from glyphrun.prediction import Prediction
-from glyphrun.text import DIGITS, Codec
+from stretched import engine_for, recognizer
 
 
 @pytest.mark.parametrize(
@@ -116,35 +112,11 @@ def test_several_windows_need_a_size():
     assert DecodeSettings(window_frames=8).windows == 1
 
 
-ENCODER = EncoderSettings(image=(16, 24), patch=(8, 8), width=16, depth=1, heads=2)
 JOINT = [(kind, fusion) for kind in ("parseq", "query-digits") for fusion in ("attention", "concatenate", "mean")]
 
 
 def engine_of(kind: str, fusion: str, **settings: object) -> Engine:
-    torch.manual_seed(4)
-    recognizer: Recognizer
-    if kind == "parseq":
-        recognizer = PARSeq(PARSeqSettings(encoder=ENCODER, decoder_heads=2, fusion=fusion), 10, 2)
-    else:
-        recognizer = QueryDigits(QueryDigitsSettings(encoder=ENCODER, decoder_heads=2, fusion=fusion))
-    with torch.no_grad():  # at its first weights a model answers the same whatever it is shown
-        for name, parameter in recognizer.named_parameters():
-            if "queries" in name or "length_query" in name:
-                parameter.mul_(30)
-            if "head" in name and name.endswith("weight"):
-                parameter.mul_(5)
-            if "cross_attn.out_proj.weight" in name:
-                parameter.mul_(6)
-            if "frame_embedding" in name or "gate.weight" in name:
-                parameter.normal_()
-    return Engine(
-        recognizer,
-        Codec(DIGITS, 2),
-        ImageProcessor(height=16, width=24),
-        DecodeSettings.model_validate({"vote_floor": 0.1, **settings}),
-        device=torch.device("cpu"),
-        precision="float32",
-    )
+    return engine_for(recognizer(kind, fusion), **{"vote_floor": 0.1, **settings})
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +130,7 @@ def tracklets() -> list[list[bytes]]:
     ]
 
 
-def same_answers(one: list[Prediction], other: list[Prediction]) -> None:
+def assert_same_answers(one: list[Prediction], other: list[Prediction]) -> None:
     for first, second in zip(one, other, strict=True):
         assert [found.text for found in first.n_best] == [found.text for found in second.n_best]
         assert [found.log_prob for found in first.n_best] == pytest.approx(
@@ -172,7 +144,7 @@ def test_one_window_over_all_frames_reads_as_without_windows(kind, fusion, track
     assert len({round(prediction.confidence, 3) for prediction in whole}) > 3
     for windows in (1, 3):
         read = engine_of(kind, fusion, windows=windows, window_frames=11).read(tracklets)
-        same_answers(read, whole)
+        assert_same_answers(read, whole)
         ballots = [ballot for prediction in read for ballot in prediction.votes]
         assert [(ballot.frame, ballot.frames) for ballot in ballots] == [(0, len(frames)) for frames in tracklets]
 
@@ -204,7 +176,7 @@ def test_every_frame_is_encoded_once_and_one_that_no_window_has_never(tracklets)
 def test_explaining_changes_nothing_where_windows_vote(tracklets):
     engine = engine_of("query-digits", "mean", windows=2, window_frames=4)
     plain, explained = engine.read(tracklets), engine.read(tracklets, explain=True)
-    same_answers(plain, explained)
+    assert_same_answers(plain, explained)
     assert [prediction.votes for prediction in plain] == [prediction.votes for prediction in explained]
 
 
