@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Literal
@@ -31,6 +32,18 @@ def processor_has_amx() -> bool:
             return any(line.startswith("flags") and " amx_bf16" in line for line in cpuinfo)
     except OSError:
         return False
+
+
+def device_name(device: torch.device) -> str:
+    """The model of the GPU, or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, "") or platform.machine()
 
 
 def available_cores() -> int:

@@ -6,7 +6,6 @@ The first version of a name has no champion and is measured against a latency bu
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from glyphrun.bundle import SUMS
 from glyphrun.data.batches import load_split
 from glyphrun.data.sample import CARD_FILE, DatasetError, dataset_hash, iterate_samples, read_card
-from glyphrun.device import default_device
+from glyphrun.device import default_device, device_name
 from glyphrun.ensemble import Reader
 from glyphrun.ensemble_bundle import load_reader
 from glyphrun.evaluation.comparison import Comparison, compare
@@ -269,7 +268,7 @@ def _latency(reader: Reader, target: Target, dataset: Path | None, split: str, d
         target=target,
         items="noise" if dataset is None else read_card(dataset).name,
         batches=len(times),
-        device=torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
+        device=device_name(device),
     )
 
 

@@ -8,15 +8,20 @@ import os
 import resource
 import shutil
 import signal
+import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from glyphrun.bundle import BundleError, read_manifest, verify
+from glyphrun.cli import app
+from glyphrun.images import encode_image
 from glyphrun.registry import Registry
 from glyphrun.store import Store, StoreError, open_store
 from glyphrun.versions import Readings, RegistryError
@@ -222,14 +227,17 @@ def test_a_place_that_cannot_be_used_is_said_in_a_sentence(named, said):
 
 
 def in_a_child(act: Callable[[], object]) -> int:
-    """The exit status of a process like this one: 0 if it acted, 1 if that raised OSError."""
+    """The exit status of a process like this one: 0 if it acted, 1 if that raised OSError, 2 for what else it raised."""
     child = os.fork()
     if not child:
+        status = 2
         try:
             act()
+            status = 0
         except OSError:
-            os._exit(1)
-        os._exit(0)
+            status = 1
+        finally:
+            os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -291,20 +299,44 @@ def test_a_registry_that_cannot_be_written_says_where(bundle, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file/registry"):
         Registry(tmp_path / "file/registry").promote(bundle, "numbers", at=NOON)
-    root = tmp_path / "registry"
-    Registry(root).promote(bundle, "numbers", at=NOON)
-    before = sorted(root.rglob("*"))
-    if os.geteuid():
-        for folder in [root, *(path for path in root.rglob("*") if path.is_dir())]:
-            folder.chmod(0o555)
-        try:
-            with pytest.raises(OSError, match=str(root)):
-                Registry(root).promote(bundle, "numbers", at=NOON)
+    with tempfile.TemporaryDirectory() as folder:
+        root, copy = Path(folder, "registry"), Path(folder, "bundle")
+        shutil.copytree(bundle, copy)
+        Registry(root).promote(copy, "numbers", at=NOON)
+        before = sorted(root.rglob("*"))
+        for path in [Path(folder), copy, *copy.iterdir(), root, *before]:
+            path.chmod(0o555 if path.is_dir() else 0o444)
+
+        def promote_as_nobody() -> None:
+            if not os.geteuid():  # to whom modes mean nothing
+                os.setuid(65534)
             verify(Registry(root).resolve("numbers"))
-        finally:
-            for folder in [root, *(path for path in root.rglob("*") if path.is_dir())]:
-                folder.chmod(0o755)
+            with pytest.raises(PermissionError, match=str(root)):
+                Registry(root).promote(copy, "numbers", at=NOON)
+
+        assert in_a_child(promote_as_nobody) == 0
         assert sorted(root.rglob("*")) == before
+        for path in [Path(folder), copy, root, *before]:
+            path.chmod(0o755)
+
+
+def test_verbs_take_a_bucket_for_a_registry(bucket, bundle, tmp_path, monkeypatch):
+    monkeypatch.setenv("GLYPHRUN_REGISTRY", bucket.format("verbs"))
+    monkeypatch.setenv("GLYPHRUN_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "0.png").write_bytes(encode_image(np.zeros((40, 40, 3), np.uint8)))
+
+    def glyphrun(*arguments: str) -> str:
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    assert "s3://models/verbs/numbers/1/bundle" in glyphrun("promote", str(bundle), "--name", "numbers")
+    assert "1 of 1" in glyphrun("models")
+    answer = json.loads(glyphrun("recognize", str(tmp_path / "0.png"), "--model", "numbers", "--json"))
+    assert answer["provenance"]["version"] == "1"
+    monkeypatch.setenv("GLYPHRUN_REGISTRY", "foo://models")
+    refused = CliRunner().invoke(app, ["models"])
+    assert refused.exit_code == 1 and "foo://models cannot be used" in refused.output
 
 
 def flip(path: Path) -> None:
