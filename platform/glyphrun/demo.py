@@ -57,11 +57,10 @@ def run_demo(size: Size, run_dir: Path, registry: Registry, console: Console, *,
     """
     run_dir = run_dir.absolute()
     experiment = load_experiment(experiments_folder() / size.experiment)
-    with claim_run(run_dir, experiment), interruptible(), show_stages(console) as stages:
-        with ray_for_command():
-            dataset = run_dir / "data"
-            _make_data(dataset, size, experiment.seed, stages)
-            results = sweep_to_results(experiment, dataset, run_dir, stages)
+    with claim_run(run_dir, experiment), interruptible(), show_stages(console) as stages, ray_for_command():
+        dataset = run_dir / "data"
+        _make_data(dataset, size, experiment.seed, stages)
+        results = sweep_to_results(experiment, dataset, run_dir, stages)
         report = run_dir / "report.html"
         done = report.exists()
         with stages.stage("report", total=1, skip=done):
