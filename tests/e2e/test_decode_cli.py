@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from test_demo import glyphrun
 
+from commands import glyphrun, refusal
 from tiny_bundles import save_tiny_bundle
 
 TINY = {"encoder": {"width": 16, "heads": 2}, "decoder_heads": 2}
@@ -30,16 +30,13 @@ def test_crossed_settings_are_shown_in_a_table_and_on_a_page(bundles, small_data
         "members: [[one], [one, two]]\n"
     )
     out = tmp_path / "out"
-    arguments = ["decode-sweep", *bundles, str(small_dataset), "--settings", str(settings), "--out", str(out)]
-    done = glyphrun(*arguments)
+    done = glyphrun("decode-sweep", *bundles, str(small_dataset), "--settings", str(settings), "--out", str(out))
     assert done.returncode == 0, done.stderr
     said = json.loads((out / "decode.json").read_text())
     assert len(said["rows"]) == 16 and said["split"] == "val"
     assert "8 combinations contradict themselves and were left out" in " ".join(done.stdout.split())
     page = (out / "decode.html").read_text("utf-8")
     assert all(row["name"] in page for row in said["rows"])
-    again = glyphrun(*arguments)
-    assert again.stdout == done.stdout
 
 
 @pytest.mark.slow
@@ -68,6 +65,4 @@ def test_what_cannot_be_is_one_sentence(bundles, small_dataset, tmp_path):
         (["validate", str(small_dataset)], "name at least one bundle or run, and last the folder of a data set"),
         (["validate", bundles[0], bundles[0], str(small_dataset)], "both called one"),
     ):
-        done = glyphrun(*arguments)
-        assert done.returncode == 1 and told in " ".join(done.stderr.split()), done.stderr
-        assert "Traceback" not in done.stderr
+        assert told in refusal(*arguments)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_demo import ENVIRONMENT, GLYPHRUN, glyphrun
 
+from commands import ENVIRONMENT, GLYPHRUN, glyphrun
 from glyphrun.data.sample import iterate_samples
 from glyphrun.sweeps.experiment import Experiment
 from glyphrun.sweeps.plan import plan_trials

@@ -1,0 +1,30 @@
+"""``glyphrun`` as it is typed, and the sentence that it answers with where something cannot be."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from glyphrun.cli import app
+
+GLYPHRUN = str(Path(sys.executable).parent / "glyphrun")
+ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+
+
+def glyphrun(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own."""
+    return subprocess.run([GLYPHRUN, *arguments], capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+
+
+def refusal(*arguments: str) -> str:
+    """What a command says that ends with exit code 1 and no traceback, on one line.
+
+    It runs in this process, for most of a refusal's time is spent on starting one.
+    """
+    done = CliRunner().invoke(app, list(arguments), env={"RAY_ADDRESS": None})
+    assert isinstance(done.exception, SystemExit) and done.exit_code == 1, (arguments, done.output, done.exception)
+    return " ".join(done.output.split())
