@@ -5,18 +5,16 @@ The first version of a name has no champion and is measured against a latency bu
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from glyphrun.bundle import SUMS
 from glyphrun.data.batches import load_split
-from glyphrun.data.sample import CARD_FILE, DatasetError, dataset_hash, iterate_samples, read_card
+from glyphrun.data.sample import DatasetError, dataset_hash, iterate_samples, read_card
 from glyphrun.device import default_device, device_name
 from glyphrun.ensemble import Reader
 from glyphrun.ensemble_bundle import load_reader
@@ -25,7 +23,8 @@ from glyphrun.evaluation.cost import measure_batches
 from glyphrun.evaluation.evaluate import read_split
 from glyphrun.images import encode_image
 from glyphrun.registry import Promoted, Registry, expect_name
-from glyphrun.target import LatencyBudget, Target
+from glyphrun.run_folder import PromotionError, bundle_of, dataset_of, target_of
+from glyphrun.target import Target
 from glyphrun.versions import Readings
 
 MARGIN = 0.02
@@ -33,10 +32,6 @@ TIMED_ITEMS, TIMED_BATCHES, TIMED_S = 64, 40, 20.0
 FRAMES_OF_NOISE = 8
 
 Progress = Callable[[int, int], None]
-
-
-class PromotionError(ValueError):
-    """A candidate that cannot be measured; the message says what is missing."""
 
 
 class PromotionRefused(ValueError):
@@ -209,52 +204,6 @@ def read_both(
         candidate=texts[0],
         champion=texts[1],
     )
-
-
-def bundle_of(run: Path) -> Path:
-    """The bundle of a finished run, or the folder itself if it is one. Raises PromotionError."""
-    for folder in (run / "bundle", run):
-        if (folder / SUMS).exists():
-            return folder
-    raise PromotionError(f"{run} holds no bundle: name the folder of a run that has ended, or a bundle's")
-
-
-def dataset_of(run: Path) -> Path | None:
-    """The data set of a run where it still lies and is what it was, else None."""
-    known = _json(run / "dataset.json")
-    for folder in (known.get("path"), run / "data"):
-        if folder and (Path(folder) / CARD_FILE).exists() and dataset_hash(folder) == known.get("hash"):
-            return Path(folder)
-    return None
-
-
-def target_of(run: Path) -> Target | None:
-    """The run's own budget, of an item alone, None if it states none."""
-    declared = _json(run / "results.json").get("budget", {})
-    if not declared.get("latency_ms"):
-        return None
-    experiment = _json(run / "experiment.json").get("experiment", {})
-    frames = experiment.get("budget", {}).get("frames")
-    try:
-        return Target(
-            name=f"the experiment of {run.name}",
-            budget=LatencyBudget(latency_ms=declared["latency_ms"], percentile=50, frames=frames),
-            threads=experiment.get("cpus_per_trial", 1),
-            gpu=default_device().type == "cuda",
-        )
-    except ValidationError as error:
-        raise PromotionError(f"{run}: its budget cannot be read: {error.errors()[0]['msg']}") from None
-
-
-def _json(path: Path) -> dict:
-    """An object in a run's folder, empty if there is none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise PromotionError(f"{path} cannot be read: {error}") from None
-    return found if isinstance(found, dict) else {}
 
 
 def _latency(reader: Reader, target: Target, dataset: Path | None, split: str, device: torch.device) -> Latency:

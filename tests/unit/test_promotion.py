@@ -16,14 +16,9 @@ from glyphrun.bundle import load_engine
 from glyphrun.cli import app
 from glyphrun.data.sample import dataset_hash, iterate_samples
 from glyphrun.data.shards import write_samples
-from glyphrun.promotion import (
-    PromotionError,
-    PromotionRefused,
-    dataset_of,
-    promote_run,
-    target_of,
-)
+from glyphrun.promotion import PromotionRefused, promote_run
 from glyphrun.registry import Registry
+from glyphrun.run_folder import PromotionError, dataset_of, target_of
 from glyphrun.target import LatencyBudget, Target, TargetError, read_target
 from glyphrun.text import DIGITS
 from glyphrun.version_diff import diff_versions
@@ -143,6 +138,19 @@ def test_a_broken_champion_can_be_replaced_by_force(registry, bundles, dataset):
     with pytest.raises(ValueError, match=r"weights\.safetensors was changed"):
         promote_run(registry, bundles[1], "numbers", at=NOON, dataset=dataset)
     assert promote_run(registry, bundles[1], "numbers", at=NOON, dataset=dataset, force=True)[0].current == 2
+
+
+def test_one_compared_with_a_champion_that_is_replaced_meanwhile_is_kept_but_not_current(registry, bundles, dataset):
+    best, worse = bundles
+    promote_run(registry, worse, "numbers", at=NOON)
+
+    def promote_another(done: int, total: int) -> None:
+        if done == total:
+            registry.promote(best, "numbers", at=NOON)
+
+    promoted, gate = promote_run(registry, best, "numbers", at=NOON, dataset=dataset, progress=promote_another)
+    assert (promoted.version, promoted.current, gate.champion) == (3, 2, 1)
+    assert registry.current("numbers") == 2 and registry.versions("numbers") == [1, 2, 3]
 
 
 def test_a_run_knows_its_data_set_and_its_own_budget(registry, bundles, dataset, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from glyphrun.cli import data, decoding, language, reading, recognizers, registry, runs
+from glyphrun.cli import data, decoding, language, promotion, reading, recognizers, registry, runs
 
 app = typer.Typer(
     name="glyphrun",
@@ -20,4 +20,5 @@ app.add_typer(decoding.app)
 app.add_typer(language.lm, name="lm")
 app.add_typer(language.lexicon, name="lexicon")
 app.add_typer(recognizers.app)
+app.add_typer(promotion.app)
 app.add_typer(registry.app)
