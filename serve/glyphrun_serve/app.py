@@ -104,6 +104,8 @@ def model_card(bundle: Path) -> ModelCard:
         name=manifest["name"],
         version=str(manifest["version"]),
         kind=manifest["recognizer"]["kind"],
+        members=manifest["recognizer"].get("members", {}),
+        vote=manifest["ensemble"]["vote"] if manifest["ensemble"] else None,
         charset=manifest["codec"].get("charset", ""),
         max_length=manifest["codec"]["max_length"],
         height=manifest["processor"]["height"],

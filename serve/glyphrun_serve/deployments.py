@@ -18,10 +18,12 @@ from ray import serve
 
 from glyphrun.device import Precision
 from glyphrun.encoded import Embedding
+from glyphrun.ensemble import Ensemble, Reader
 from glyphrun.ensemble_bundle import load_reader
 from glyphrun.images import encode_image
+from glyphrun.members import EnsembleError
 from glyphrun.prediction import Prediction
-from glyphrun_serve.routes import Refused, Unreadable
+from glyphrun_serve.routes import Refused, Unanswered, Unreadable
 
 WARM_UP_FRAMES = 8
 
@@ -57,9 +59,11 @@ class RecognizerReplica:
         self._batched: Callable[[Prepared], Coroutine[None, None, Prediction]] = serve.batch(
             max_batch_size=batching.most, batch_wait_timeout_s=batching.wait_s
         )(self._read_together)
-        self._warm_up(batching.most)
+        _warm_up(_patient(self._reader), batching.most)
 
-    async def recognize(self, frames: Sequence[bytes], name: str, explain: bool) -> Prediction | Unreadable:
+    async def recognize(
+        self, frames: Sequence[bytes], name: str, explain: bool
+    ) -> Prediction | Unreadable | Unanswered:
         """Read the encoded frames of one item."""
         started = perf_counter()
         try:
@@ -67,7 +71,10 @@ class RecognizerReplica:
         except ValueError as error:
             return Unreadable(str(error))
         since = perf_counter()
-        return await self._batched(Prepared(stack, explain, (since - started) * 1e3, since))
+        try:
+            return await self._batched(Prepared(stack, explain, (since - started) * 1e3, since))
+        except EnsembleError as error:
+            return Unanswered(str(error))
 
     async def embed(self, frames: Sequence[bytes], name: str) -> Embedding | Unreadable | Refused:
         """The encoder's features of one item, between two batches of readings."""
@@ -108,12 +115,20 @@ class RecognizerReplica:
             for number, item in enumerate(items)
         ]
 
-    def _warm_up(self, most: int) -> None:
-        height, width = self._reader.processor.height, self._reader.processor.width
-        blank = encode_image(np.zeros((height, width, 3), np.uint8))
-        for items, frames in ((1, 1), (1, WARM_UP_FRAMES), (most, WARM_UP_FRAMES)):
-            prepared = self._reader.prepare([blank] * frames, name="a blank picture")
-            self._reader.read_prepared([prepared] * items, explain=True)
+
+def _patient(reader: Reader) -> Reader:
+    """The same members without deadlines, which no cold one would keep."""
+    if not isinstance(reader, Ensemble):
+        return reader
+    settings = reader.settings.model_copy(update={"deadline_ms": {}})
+    return Ensemble(reader.members, settings, reader.decode, files=reader.files)
+
+
+def _warm_up(reader: Reader, most: int) -> None:
+    blank = encode_image(np.zeros((reader.processor.height, reader.processor.width, 3), np.uint8))
+    for items, frames in ((1, 1), (1, WARM_UP_FRAMES), (most, WARM_UP_FRAMES)):
+        prepared = reader.prepare([blank] * frames, name="a blank picture")
+        reader.read_prepared([prepared] * items, explain=True)
 
 
 def _granted_device() -> torch.device:

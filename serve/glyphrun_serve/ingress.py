@@ -13,7 +13,7 @@ from ray.serve.handle import DeploymentHandle
 from glyphrun.encoded import Embedding
 from glyphrun.prediction import Prediction
 from glyphrun_serve.limits import Limits
-from glyphrun_serve.routes import Busy, Refused, Unreadable, http_app
+from glyphrun_serve.routes import Busy, Refused, Unanswered, Unreadable, http_app
 from glyphrun_serve.schemas import ModelCard
 
 READY_S = 2.0  # a loaded replica says so within milliseconds
@@ -30,8 +30,9 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> FastAPI:
         return http_app(self, self._limits)
 
-    async def read(self, frames: Sequence[bytes], *, name: str, explain: bool) -> Prediction | Unreadable:
-        found: Prediction | Unreadable = await self._answered(self._replicas.recognize.remote(frames, name, explain))
+    async def read(self, frames: Sequence[bytes], *, name: str, explain: bool) -> Prediction | Unreadable | Unanswered:
+        answer = self._answered(self._replicas.recognize.remote(frames, name, explain))
+        found: Prediction | Unreadable | Unanswered = await answer
         return found
 
     async def embed(self, frames: Sequence[bytes], *, name: str) -> Embedding | Unreadable | Refused:

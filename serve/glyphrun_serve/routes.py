@@ -55,6 +55,13 @@ class Refused:
     message: str
 
 
+@dataclass(frozen=True)
+class Unanswered:
+    """Why an ensemble has no answer: too few of its members read in time."""
+
+    message: str
+
+
 class Busy(Exception):
     """More requests are waiting than may wait."""
 
@@ -64,7 +71,7 @@ class Reader(Protocol):
 
     card: wire.ModelCard
 
-    async def read(self, frames: Sequence[bytes], *, name: str, explain: bool) -> Prediction | Unreadable:
+    async def read(self, frames: Sequence[bytes], *, name: str, explain: bool) -> Prediction | Unreadable | Unanswered:
         """Raises Busy if no more requests may wait."""
 
     async def embed(self, frames: Sequence[bytes], *, name: str) -> Embedding | Unreadable | Refused:
@@ -86,7 +93,9 @@ def http_app(reader: Reader, limits: Limits) -> FastAPI:
     answer_errors_as_json(app)
     identity = reader.card.identity()
 
-    async def within_limits(answer: Awaitable[Found | Unreadable | Refused], item: int | None = None) -> Found:
+    async def within_limits(
+        answer: Awaitable[Found | Unreadable | Refused | Unanswered], item: int | None = None
+    ) -> Found:
         try:
             async with asyncio.timeout(limits.answer_s):
                 found = await answer
@@ -100,6 +109,8 @@ def http_app(reader: Reader, limits: Limits) -> FastAPI:
             raise RequestError(422, "bad_image", found.message, item=item)
         if isinstance(found, Refused):
             raise RequestError(501, "unsupported", found.message, item=item)
+        if isinstance(found, Unanswered):
+            raise RequestError(503, "no_quorum", f"{found.message}; try again in a few seconds.", item=item)
         return found
 
     async def read(frames: Sequence[bytes], name: str, explain: bool, item: int | None = None) -> wire.Answer:

@@ -29,12 +29,15 @@ class Vote(BaseModel):
 
 
 class Member(BaseModel):
-    member: str
-    text: str = Field(description="What this recognizer says alone; empty if nothing is readable or it is left out.")
-    confidence: float
+    member: str = Field(description="Its name in the ensemble.")
+    text: str = Field(
+        description="What this recognizer says alone, or all together where they are averaged; empty if nothing is "
+        "readable or it is left out."
+    )
+    confidence: float = Field(description="Probability of what it says, 0 to 1.")
     weight: float = Field(description="How much it counts; 0 if it was ignored or left out.")
     ms: float | None = Field(description="How long it took over the batch; null if it did not end in time.")
-    status: str = Field(description="voted, averaged, late, or failed and why.")
+    status: str = Field(description="voted or averaged, else why it is left out: late, or failed and the reason.")
 
 
 class ModelIdentity(BaseModel):
@@ -52,6 +55,10 @@ class ModelCard(BaseModel):
     name: str
     version: str
     kind: str
+    members: dict[str, str] = Field(
+        default={}, description="The kind of each recognizer of an ensemble, by its name; empty for a single one."
+    )
+    vote: str | None = Field(default=None, description="How the members of an ensemble are heard.")
     charset: str
     max_length: int
     height: int

@@ -12,13 +12,17 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from ray import serve
 
 from glyphrun.bundle import load_engine
 from glyphrun.engine import Engine
+from glyphrun.ensembled import make_ensemble
+from glyphrun.members import EnsembleSettings
 from glyphrun.text import DIGITS
 from glyphrun_serve.app import ServeError, Server, ServeSettings, free_port, run
-from glyphrun_serve.deployments import Batching
+from glyphrun_serve.deployments import Batching, RecognizerReplica
 from glyphrun_serve.limits import Limits
+from glyphrun_serve.routes import Unanswered
 from serving import METRICS, assert_refused, assert_same_reading, huge, in_base64, picture, save_untrained, upload
 
 LIMITS = Limits(body_bytes=400_000, items=8, frames=6, pixels=1_000_000, request_pixels=2_500_000)
@@ -264,6 +268,21 @@ def test_unknown_paths_and_methods_are_refused_in_the_same_shape(
     wrong_method = client.get("/v1/recognize")
     assert_refused(wrong_method, 405, "method_not_allowed", "send POST")
     assert wrong_method.headers["allow"] == "POST"
+
+
+def test_a_replica_of_an_ensemble_warms_up_without_deadlines_and_says_who_kept_it_from_answering(
+    server: Server, bundle: Path, tmp_path: Path
+) -> None:
+    settings = EnsembleSettings(deadline_ms={"hurried": 1e-6}, quorum=2)
+    make_ensemble({"calm": bundle, "hurried": bundle}, tmp_path / "both", settings)
+    deployment = serve.deployment(ray_actor_options={"num_cpus": 0})(RecognizerReplica)
+    application = deployment.bind(tmp_path / "both", Batching(most=2), "float32")
+    replica = serve.run(application, name="ensemble", route_prefix=None)
+    try:
+        answer = replica.recognize.remote([picture(1)], "The image", False).result(timeout_s=60)
+    finally:
+        serve.delete("ensemble")
+    assert answer == Unanswered("1 of the 2 members that must answer did: hurried late")
 
 
 def test_the_model_and_the_pages_are_described(client: httpx.Client) -> None:

@@ -15,10 +15,9 @@ import yaml
 from ray.serve.schema import HTTPOptionsSchema, ServeApplicationSchema, ServeDeploySchema
 
 from glyphrun.bundle import BundleError
-from glyphrun.prediction import Prediction
 from glyphrun_serve.app import ServeSettings, build_app, model_card, run
 from glyphrun_serve.limits import Limits
-from glyphrun_serve.routes import Busy, Unreadable, http_app
+from glyphrun_serve.routes import Busy, Unanswered, http_app
 from glyphrun_serve.schemas import ModelCard
 from serving import assert_refused, save_untrained, upload
 
@@ -48,16 +47,18 @@ class StrainedReader:
     def __init__(self, card: ModelCard) -> None:
         self.card = card
 
-    async def read(self, frames: Sequence[bytes], *, name: str, explain: bool) -> Prediction | Unreadable:
+    async def read(self, frames: Sequence[bytes], *, name: str, explain: bool) -> Unanswered:
         if frames[0] == b"slow":
             await asyncio.sleep(60)
+        if frames[0] == b"divided":
+            return Unanswered("1 of the 2 members that must answer did: two late")
         raise Busy
 
     async def ready(self) -> bool:
         return False
 
 
-def test_a_loading_busy_or_slow_model_answers_503_in_the_same_shape(bundle: Path) -> None:
+def test_a_loading_busy_slow_or_divided_model_answers_503_in_the_same_shape(bundle: Path) -> None:
     app = http_app(StrainedReader(model_card(bundle)), Limits(answer_s=0.1))
 
     async def ask() -> list[httpx.Response]:
@@ -66,12 +67,14 @@ def test_a_loading_busy_or_slow_model_answers_503_in_the_same_shape(bundle: Path
                 await client.get("/readyz"),
                 await client.post("/v1/recognize", files=upload(b"any")),
                 await client.post("/v1/recognize", files=upload(b"slow")),
+                await client.post("/v1/recognize", files=upload(b"divided")),
             ]
 
-    loading, busy, slow = asyncio.run(ask())
+    loading, busy, slow, divided = asyncio.run(ask())
     assert_refused(loading, 503, "not_ready", "still loading")
     assert_refused(busy, 503, "busy", "try again")
     assert_refused(slow, 503, "too_slow", "within 0.1 s")
+    assert_refused(divided, 503, "no_quorum", "1 of the 2 members that must answer did: two late; try again")
 
 
 def test_a_changed_bundle_is_refused_before_anything_starts(bundle: Path, tmp_path: Path) -> None:

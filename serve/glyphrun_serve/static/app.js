@@ -88,7 +88,7 @@ function showNothing(sentence) {
   at("text").className = "text empty";
   at("confidence").textContent = sentence;
   at("announce").textContent = "";
-  for (const id of ["badge", "characters-block", "n-best-block", "timings"]) at(id).hidden = true;
+  for (const id of ["badge", "characters-block", "members-block", "n-best-block", "timings"]) at(id).hidden = true;
 }
 
 function showAnswer(answer) {
@@ -96,7 +96,8 @@ function showAnswer(answer) {
   at("text").textContent = answer.text || "nothing readable";
   at("text").className = `text ${length === 0 ? "empty silent" : length > 40 ? "longest" : length > 6 ? "long" : ""}`;
   at("confidence").replaceChildren(element("b", { text: percent(answer.confidence) }), " confidence");
-  at("announce").textContent = `Reading: ${answer.text || "nothing readable"}, ${percent(answer.confidence)} confidence`;
+  const heard = showMembers(answer);
+  at("announce").textContent = `Reading: ${answer.text || "nothing readable"}, ${percent(answer.confidence)} confidence${heard && `. ${heard}`}`;
   at("badge").hidden = !answer.abstained;
   at("badge").textContent = "too unsure to answer";
 
@@ -124,13 +125,43 @@ function showAnswer(answer) {
   );
 }
 
+// Returns how many members were heard and how many differ, "" for a single recognizer.
+function showMembers({ members, text }) {
+  at("members-block").hidden = !members.length;
+  if (!members.length) return "";
+  const averaged = members.some(({ status }) => status === "averaged");
+  const heard = members.filter(({ status }) => status === "voted" || status === "averaged");
+  const differing = heard.filter((member) => member.text !== text);
+  const verb = averaged ? "read as one" : "voted";
+  const agreement = averaged ? "" : differing.length ? `, ${differing.length} ${differing.length === 1 ? "differs" : "differ"}` : ", and agree";
+  const summary = `${heard.length} of ${members.length} recognizers ${verb}${agreement}`;
+  at("members-note").textContent = summary;
+  at("members").replaceChildren(...members.map((member) => memberCard(member, heard.includes(member), differing.includes(member))));
+  return summary;
+}
+
+function memberCard({ member, text, confidence, weight, ms, status }, heard, differs) {
+  const name = element("span", { class: "name", text: member });
+  if (!heard) {
+    return element("li", { class: "silent" }, [element("div", { class: "who" }, [name, element("span", { class: "mark", text: "left out" })]), element("p", { class: "why", text: status === "late" ? "no answer in time" : status })]);
+  }
+  const mark = differs ? [element("span", { class: "mark", text: "≠ differs" })] : [];
+  const spent = ms === null ? "" : ` · ${ms.toFixed(1)} ms`;
+  return element("li", { class: differs ? "differs" : "" }, [
+    element("div", { class: "who" }, [name, ...mark]),
+    element("div", { class: "says" }, [said(text), element("span", { text: percent(confidence) })]),
+    bar(confidence),
+    element("p", { class: "why", text: (weight === 0 ? "not counted" : `${status}, weight ${weight.toFixed(2)}`) + spent }),
+  ]);
+}
+
 function showFrames() {
   const count = frames.length;
   at("frames-section").hidden = count === 0;
   at("add").hidden = at("clear").hidden = count === 0;
   at("drop").classList.toggle("filled", count > 0);
   at("frames-title").textContent = count === 1 ? "Image" : `${count} frames`;
-  at("frames-note").textContent = count > 1 ? (votes.some((vote) => vote.frames > 1) ? "What each window of frames says, at its first frame" : "What each frame says alone") : "";
+  at("frames-note").textContent = count > 1 && votes.length ? (votes.some((vote) => vote.frames > 1) ? "What each window of frames says, at its first frame" : "What each frame says alone") : "";
   const heaviest = Math.max(...votes.map(({ weight }) => weight), 1e-9);
   at("frames").replaceChildren(...frames.map((frame, number) => frameCard(frame, number, votes.find((vote) => vote.frame === number), heaviest)));
   at("curl").textContent = curl();
@@ -186,7 +217,9 @@ async function showModel() {
     const [model] = models;
     at("model").textContent = `${model.name} · v${model.version}`;
     at("model").classList.add("ready");
-    at("provenance").textContent = `Read by ${model.kind}, ${model.charset.length} characters, at most ${model.max_length} in a row.`;
+    const kinds = Object.entries(model.members).map(([name, kind]) => `${name} (${kind})`);
+    const who = kinds.length ? `${kinds.join(", ")}, ${model.vote === "average" ? "averaged" : `whose vote is by ${model.vote}`}` : model.kind;
+    at("provenance").textContent = `Read by ${who}; ${model.charset.length} characters, at most ${model.max_length} in a row.`;
   } catch {
     at("model").textContent = "not connected";
   }
