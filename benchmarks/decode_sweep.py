@@ -29,7 +29,8 @@ from glyphrun.device import default_device
 from glyphrun.evaluation.evaluate import evaluate
 from glyphrun.models.recognizer import Recognizer
 from glyphrun.sweeps.decode import decode_sweep
-from glyphrun.sweeps.decode_settings import DecodePoint, DecodeSpace, plan_points
+from glyphrun.sweeps.decode_settings import DecodeSpace, plan_points
+from glyphrun.sweeps.points import DecodePoint
 from glyphrun.text import DIGITS
 
 SPACE = DecodeSpace(

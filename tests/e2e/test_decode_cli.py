@@ -45,7 +45,7 @@ def test_quick_validation_answers_its_two_questions_and_recommends(bundles, smal
     done = glyphrun("validate", *bundles, str(small_dataset), "--out", str(out), "--quick", "--budget-ms", "0.0001")
     assert done.returncode == 0, done.stderr
     results = json.loads(out.read_text())
-    assert len(results["methods"]) == 10
+    assert len(results["methods"]) == 11
     for method in results["methods"]:
         assert {"cer", "wer", "exact", "cer_ci", "exact_ci", "ms", "items_per_s"} <= set(method)
         assert method["n"] == 20

@@ -8,15 +8,9 @@ from typing import Any
 import pytest
 
 from glyphrun.decoding.settings import DecodeSettings
-from glyphrun.sweeps.decode_settings import (
-    DecodePoint,
-    DecodeSpace,
-    distinct_names,
-    greedy_of,
-    load_space,
-    plan_points,
-)
-from glyphrun.sweeps.experiment import ExperimentError
+from glyphrun.sweeps.decode_settings import DecodeSpace, load_space, plan_points
+from glyphrun.sweeps.errors import ExperimentError
+from glyphrun.sweeps.points import DecodePoint, distinct_names, families_of, greedy_of
 
 
 def plan(kind: str = "parseq", readers: tuple[str, ...] = ("one",), **space: Any) -> tuple[list[DecodePoint], int]:
@@ -82,6 +76,82 @@ def test_members_vote_in_every_way_and_one_alone_in_none():
         "2 members, mbr, greedy",
     ]
     assert [point.members for point in plan(readers=("one", "two"))[0]] == [("one",), ("two",)]
+
+
+def test_what_is_crossed_lies_over_each_members_own_settings():
+    own = {
+        "one": DecodeSettings(windows=4, window_frames=2, calibration={"temperature": 2.0}),
+        "two": DecodeSettings(search="beam", width=3, n_best=2),
+    }
+    space = DecodeSpace(space={"search": ["beam"], "width": [5]}, members=[["one", "two"], ["two", "one"]])
+    points, _ = plan_points(space, own, dict.fromkeys(own, "parseq"))
+    for point, (first, second) in zip(points, (("one", "two"), ("two", "one")), strict=True):
+        assert point.members == (first, second)
+        assert point.ways["one"] == own["one"].model_copy(update={"search": "beam", "width": 5})
+        assert point.ways["two"] == own["two"].model_copy(update={"width": 5})
+        assert point.decode == point.ways[first] and point.others == (point.ways[second],)
+    alike, _ = plan_points(space, dict.fromkeys(own, DecodeSettings()), dict.fromkeys(own, "parseq"))
+    assert all(point.others == () and len(set(map(str, point.ways.values()))) == 1 for point in alike)
+
+
+def test_a_setting_falls_away_for_the_member_alone_that_it_does_not_concern():
+    own, kinds = dict.fromkeys(("digits", "text"), DecodeSettings()), {"digits": "query-digits", "text": "parseq"}
+    space = DecodeSpace(space={"search": ["beam"], "width": [3, 5]}, members=[["digits", "text"]])
+    points, _ = plan_points(space, own, kinds)
+    assert [point.ways["digits"].search for point in points] == ["greedy", "greedy"]
+    assert [point.ways["text"].width for point in points] == [3, 5]
+    assert distinct_names(points) == [
+        "2 members, majority, greedy, text: beam, width 3",
+        "2 members, majority, greedy, text: beam, width 5",
+    ]
+
+
+def test_only_members_that_see_and_write_the_same_are_averaged():
+    readers = ("one", "two", "other")
+    own, kinds = dict.fromkeys(readers, DecodeSettings()), dict.fromkeys(readers, "parseq")
+    inputs = {"one": "digits", "two": "digits", "other": "letters"}
+    space = DecodeSpace(members=[["one", "two"], ["one", "other"]], ensemble_vote=["mbr", "average"])
+    points, left_out = plan_points(space, own, kinds, inputs)
+    assert [(point.members[1], point.ensemble_vote) for point in points] == [
+        ("two", "mbr"),
+        ("two", "average"),
+        ("other", "mbr"),
+    ]
+    assert left_out == 1
+    alone = DecodeSpace(members=[["one", "other"]], ensemble_vote=["average"])
+    with pytest.raises(ExperimentError, match="one and other differ in their recognizer, codec or image processor"):
+        plan_points(alone, own, kinds, inputs)
+
+
+def test_an_average_is_one_search_with_the_settings_of_the_first():
+    own = {"one": DecodeSettings(width=5, search="beam"), "two": DecodeSettings()}
+    (point,), _ = plan_points(
+        DecodeSpace(members=[["one", "two"]], ensemble_vote=["average"]), own, dict.fromkeys(own, "parseq")
+    )
+    assert point.decode == own["one"] and point.others == ()
+
+
+def test_priors_of_lengths_can_be_crossed():
+    points, _ = plan(space={"length_priors": [None, {1: 0.4, 2: 0.6}], "vote_floor": [0.0, 0.5]})
+    assert len(points) == 4
+
+
+def test_beams_that_differ_in_width_alone_are_one_family_the_widest_first():
+    points, _ = plan(
+        readers=("one", "two"),
+        space={"search": ["greedy", "beam"], "width": [3, 7, 5], "length_penalty": [0.0, 1.0]},
+        members=[["one"], ["one", "two"]],
+    )
+    keyed = {point.key({"one": "a", "two": "b"}, "val"): point for point in points}
+    families = [[keyed[key] for key in family] for family in families_of(keyed)]
+    assert sorted(map(len, families)) == [1, 1, 3, 3, 3, 3]
+    for family in families:
+        assert len({(point.members, point.decode.length_penalty) for point in family}) == 1
+        assert [point.decode.width for point in family] in ([7, 5, 3], [1])
+    assert [len(family[0].members) for family in families] == [2, 2, 1, 1, 2, 1], "those that take longest come first"
+    windows = {"search": ["beam"], "width": [3, 5], "windows": [2], "window_frames": [2]}
+    exits, _ = plan(space={**windows, "early_exit": ["decided"]})
+    assert len(families_of({point.name: point for point in exits})) == 2, "a wider beam stops after other windows"
 
 
 def test_greedy_of_is_the_first_member_alone_with_the_same_windows():

@@ -34,8 +34,8 @@ def decode_sweep(
     Example: [bold]glyphrun decode-sweep runs/demo runs/demo/data --settings experiments/decode.yaml[/]
     """
     from glyphrun.report.decoding import write_decode_page
-    from glyphrun.sweeps.decode import own_of, readers_of
     from glyphrun.sweeps.decode_settings import load_space, plan_points
+    from glyphrun.sweeps.readers import own_of, readers_of
 
     with plain_errors():
         readers = readers_of(sources[:-1])
@@ -66,20 +66,30 @@ def validate(
     """
     from glyphrun.evaluation.recommend import recommend
     from glyphrun.report.decoding import write_decode_page
-    from glyphrun.sweeps.decode import readers_of
-    from glyphrun.sweeps.suite import QUICK_ITEMS, available_corrections, suite_points
+    from glyphrun.sweeps.readers import readers_of
+    from glyphrun.sweeps.suite import QUICK_ITEMS, available_corrections, has_tracklets, suite_points
     from glyphrun.sweeps.trials import write_json
 
     with plain_errors():
         readers = readers_of(sources[:-1])
-        points = suite_points(readers, available_corrections(lexicon, confusions, lm), quick=quick)
+        corrections = available_corrections(lexicon, confusions, lm)
+        tracklets = not quick and has_tracklets(sources[-1], split)
+        points, without = suite_points(readers, corrections, tracklets=tracklets, quick=quick)
         rows = _read(points, readers, sources[-1], split, out.with_suffix(""), limit=QUICK_ITEMS if quick else None)
         advice = recommend(rows, budget_ms)
-        report = {"schema": 1, "split": split, "methods": rows, "recommendations": [asdict(one) for one in advice]}
+        report = {
+            "schema": 1,
+            "split": split,
+            "methods": rows,
+            "left_out": without,
+            "recommendations": [asdict(one) for one in advice],
+        }
         write_json(out, report)
         page = out.with_suffix(".html")
         write_decode_page(rows, page, title=f"{sources[-1].resolve().name}, {split}", advice=advice)
     _show(rows, page)
+    for sentence in without:
+        console.print(f"left out: {sentence}", soft_wrap=True)
     for one in advice:
         console.print(f"[bold]{one.need}[/]: {one.name or 'nothing'}. {one.sentence}", soft_wrap=True)
     if quick:

@@ -112,7 +112,7 @@ class _Recording(_Generation):
         nothing: list[tuple[int, Text]] = [(item, ()) for item in range(len(memory.tokens)) for _ in range(width)]
         return _Rows(nothing, width, self.recognizer.start(memory, width))
 
-    def step(self, state: _Rows, tokens: Tensor) -> tuple[Tensor, _Rows]:
+    def step(self, state: Any, tokens: Tensor) -> tuple[Tensor, _Rows]:
         assert state.inner is not None
         log_probs, inner = self.recognizer.step(state.inner, tokens)
         hypotheses = state.grown(tokens)
@@ -134,7 +134,7 @@ class _Replayed(_Generation):
     def start(self, memory: Memory, width: int) -> _Rows:
         return _Rows([(item, ()) for item in range(len(memory.tokens)) for _ in range(width)], width, None)
 
-    def step(self, state: _Rows, tokens: Tensor) -> tuple[Tensor, _Rows]:
+    def step(self, state: Any, tokens: Tensor) -> tuple[Tensor, _Rows]:
         hypotheses, record = state.grown(tokens), self.record
         answers = [record.said.get(hypothesis) for hypothesis in hypotheses]
         log_probs = torch.full((len(hypotheses), record.vocabulary), -torch.inf)

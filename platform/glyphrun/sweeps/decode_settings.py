@@ -1,11 +1,9 @@
-"""What a decode sweep crosses: decode settings and who reads with them."""
+"""What a decode sweep crosses: a settings file, and the points that follow from it."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
@@ -14,25 +12,23 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from glyphrun.decoding.settings import Calibration, CorrectionSettings, DecodeSettings, VoteMethod
+from glyphrun.decoding.settings import Calibration, CorrectionSettings, DecodeSettings
 from glyphrun.overlay import overlay
 from glyphrun.sweeps.errors import ExperimentError
+from glyphrun.sweeps.points import FILES, GREEDY, DecodePoint, MemberVote, distinct
 
-GREEDY = "greedy"
 RANKING, EMITTING = "query-digits", "line-ctc"  # kinds that rank every answer, and that read along a line
-FILES = ("lexicon", "confusions", "language_model")
-UNTOLD = ("n_best", "calibration", "vote_floor", "length_priors", "seed")  # told only of points that need it
 
 
 class DecodeSpace(BaseModel):
     """A settings file.
 
-    base: decode settings that all have, over the bundle's own. space: for each path of a decode setting, such as
+    base: decode settings that all have, each reader over its bundle's own. space: for each path of a decode setting, such as
     ``width`` or ``correction.lm_weight``, the values that are crossed with all others. members: who reads, each a list of
     readers by name (the folder's, or for a run's snapshots ``step-000050``); all readers alone if it is empty.
-    ensemble_vote: how several of them vote, all with the settings of the first. Settings without influence on what is read
-    (a width without a beam, any width of a recognizer that ranks its whole answer space) are as they are by default, and
-    points that are equal then are read once.
+    ensemble_vote: how several of them vote, or «average»: one search over the mean of their log-probabilities, with the
+    settings of the first. Settings without influence on what is read (a width without a beam, any width of a recognizer that
+    ranks its whole answer space) are as they are by default, and points that are equal then are read once.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,54 +36,7 @@ class DecodeSpace(BaseModel):
     base: dict[str, Any] = {}
     space: dict[str, list[Any]] = {}
     members: list[list[str]] = []
-    ensemble_vote: list[VoteMethod] = Field(["majority"], min_length=1)
-
-
-class DecodePoint(BaseModel):
-    """One setting of a decode sweep: who reads, how, and how several of them vote."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    members: tuple[str, ...]
-    decode: DecodeSettings
-    ensemble_vote: VoteMethod | None = None
-
-    @property
-    def name(self) -> str:
-        """The point in words: who reads, and what differs from a bare greedy reading."""
-        plain = DecodeSettings().model_dump(exclude={*UNTOLD, "abstain_below"})
-        own = self.decode.model_dump(mode="json", exclude_none=True)
-        told = [_told(key, own[key]) for key, value in plain.items() if key in own and own[key] != value]
-        who = f"{len(self.members)} members, {self.ensemble_vote}" if self.ensemble_vote else self.members[0]
-        return ", ".join([who, *(told or [GREEDY])])
-
-    def key(self, readers: Mapping[str, str], data: str) -> str:
-        """A hash of all that its result depends on; readers: a hash of each member's files, data: of the items."""
-        declared = {
-            "files": _hashes_of_files(self.decode.correction),
-            "decode": self.decode.model_dump(mode="json"),
-            "members": [readers[member] for member in self.members],
-            "vote": self.ensemble_vote,
-            "data": data,
-        }
-        return hashlib.sha256(json.dumps(declared, sort_keys=True).encode()).hexdigest()[:20]
-
-
-def distinct_names(points: Sequence[DecodePoint]) -> list[str]:
-    """The name of each point; those that would share one also tell in which of the other settings they differ."""
-    shared = Counter(point.name for point in points)
-    names = []
-    for point in points:
-        alike = [other for other in points if other.name == point.name]
-        told = []
-        for key in UNTOLD if shared[point.name] > 1 else ():
-            value = getattr(point.decode, key)
-            if any(getattr(other.decode, key) != value for other in alike):
-                told.append(_told(key, value.temperature if key == "calibration" else value))
-        if len({other.members for other in alike}) > 1:
-            told.insert(0, "+".join(point.members))
-        names.append(", ".join([point.name, *told]))
-    return names
+    ensemble_vote: list[MemberVote] = Field(["majority"], min_length=1)
 
 
 def load_space(path: Path) -> DecodeSpace:
@@ -114,41 +63,52 @@ def in_folder(space: DecodeSpace, folder: Path) -> DecodeSpace:
 
 
 def plan_points(
-    space: DecodeSpace, own: Mapping[str, DecodeSettings], kinds: Mapping[str, str]
+    space: DecodeSpace,
+    own: Mapping[str, DecodeSettings],
+    kinds: Mapping[str, str],
+    inputs: Mapping[str, str] | None = None,
 ) -> tuple[list[DecodePoint], int]:
     """Every different point of a space, and how many combinations were left out because they contradict themselves.
 
-    own: each reader's own decode settings; kinds: of each reader's recognizer. Raises ExperimentError for an unknown setting or reader, or if nothing is left.
+    own: each reader's own decode settings; kinds: of each reader's recognizer; inputs: its codec and image processor, which
+    must be equal where members are averaged. Raises ExperimentError for an unknown setting or reader, or if nothing is left.
     """
     for path in (*space.base, *space.space):
         _check_path(path)
-    unknown = [name for group in space.members for name in group if name not in own]
-    if unknown:
-        raise ExperimentError(f"members: no reader is called {unknown[0]!r}: there are {', '.join(own)}")
-    for named in space.members:
-        if not named:
-            raise ExperimentError("members: a group without readers reads nothing: name one, or leave it out")
-        if len(set(named)) < len(named):
-            raise ExperimentError(f"members: {Counter(named).most_common(1)[0][0]} votes twice: name every reader once")
-    groups = [tuple(group) for group in space.members] or [(name,) for name in own]
-    points: dict[DecodePoint, None] = {}
+    groups = _groups(space, own)
+    points: list[DecodePoint] = []
     left_out, reason = 0, ""
     for group, values in product(groups, product(*space.space.values())):
-        declared = overlay(own[group[0]].model_dump(mode="json"), space.base)
-        for path, value in zip(space.space, values, strict=True):
-            declared = _set(declared, path.split("."), value)
+        crossed = dict(zip(space.space, values, strict=True))
         for vote in space.ensemble_vote if len(group) > 1 else [None]:
             try:
-                decode = DecodeSettings.model_validate(
-                    _without_influence_gone(declared, {kinds[name] for name in group}, vote is None)
-                )
+                if vote == "average" and (why_not := why_not_averaged(group, kinds, inputs or {})):
+                    raise ExperimentError(why_not)
+                ways = {
+                    name: _way(own[name], space.base, crossed, kinds[name], listed=vote not in (None, "average"))
+                    for name in group
+                }
             except ValidationError as error:
                 left_out, reason = left_out + 1, str(error.errors()[0]["msg"])
-                continue
-            points[DecodePoint(members=group, decode=decode, ensemble_vote=vote)] = None
+            except ExperimentError as error:
+                left_out, reason = left_out + 1, str(error)
+            else:
+                points.append(DecodePoint.of(ways, vote))
     if not points:
         raise ExperimentError(f"no combination of the space can be read with: {reason}")
-    return list(points), left_out
+    return distinct(points), left_out
+
+
+def why_not_averaged(members: Sequence[str], kinds: Mapping[str, str], inputs: Mapping[str, str]) -> str:
+    """Why the log-probabilities of readers cannot be averaged, as far as that is known without loading them, or nothing."""
+    first, *others = members
+    for other in others:
+        if kinds[other] != kinds[first] or inputs.get(other) != inputs.get(first):
+            return (
+                f"{first} and {other} differ in their recognizer, codec or image processor, so they cannot be averaged: let "
+                "them vote"
+            )
+    return ""
 
 
 def with_files(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -160,51 +120,48 @@ def with_files(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {**settings, "correction": {**correction, **files}}
 
 
-def greedy_of(point: DecodePoint) -> DecodePoint:
-    """What a point is compared with: its first member alone, greedy and without correction or votes of members."""
-    bare = DecodeSettings(
-        windows=point.decode.windows,
-        window_frames=point.decode.window_frames,
-        vote_floor=point.decode.vote_floor,
-        length_priors=point.decode.length_priors,
-        calibration=point.decode.calibration,
-    )
-    return DecodePoint(members=point.members[:1], decode=bare)
+def _groups(space: DecodeSpace, own: Collection[str]) -> list[tuple[str, ...]]:
+    for group in space.members:
+        if not group:
+            raise ExperimentError("members: a group without readers reads nothing: name one, or leave it out")
+        for name in group:
+            if name not in own:
+                raise ExperimentError(f"members: no reader is called {name!r}: there are {', '.join(own)}")
+        if len(set(group)) < len(group):
+            raise ExperimentError(f"members: {Counter(group).most_common(1)[0][0]} votes twice: name every reader once")
+    return [tuple(group) for group in space.members] or [(name,) for name in own]
 
 
-def _without_influence_gone(declared: dict[str, Any], kinds: set[str], alone: bool) -> dict[str, Any]:
-    """Settings that have no influence on what is read, as they are by default; kinds: of the recognizers that read."""
+def _way(
+    own: DecodeSettings, base: dict[str, Any], crossed: Mapping[str, Any], kind: str, *, listed: bool
+) -> DecodeSettings:
+    """How a reader reads with what is crossed over its own settings; listed: whether its n-best are asked for."""
+    declared = overlay(own.model_dump(mode="json"), base)
+    for path, value in crossed.items():
+        declared = _set(declared, path.split("."), value)
+    return DecodeSettings.model_validate(_without_influence_gone(declared, kind, listed))
+
+
+def _without_influence_gone(declared: dict[str, Any], kind: str, listed: bool) -> dict[str, Any]:
+    """Settings that have no influence on what a kind of recognizer reads, as they are by default."""
     plain = DecodeSettings().model_dump(mode="json")
     search = declared.get("search", GREEDY)
     correction = declared.get("correction") or {}
     shallow = correction.get("lm_fusion") == "shallow"
     if search == "beam" and not shallow and not declared.get("length_penalty"):
         # A beam of one is greedy where tokens are generated; along a line it sums paths, of which greedy takes the best.
-        greedy = declared.get("width", 1) == 1 and not declared.get("cloze_rescore") and EMITTING not in kinds
-        search = GREEDY if greedy or kinds == {RANKING} else search
+        greedy = declared.get("width", 1) == 1 and not declared.get("cloze_rescore") and kind != EMITTING
+        search = GREEDY if greedy or kind == RANKING else search
     idle = ["abstain_below"]
     if search != "beam":
         idle += ["width", "length_penalty", "early_stop", "cloze_rescore"]
-        if search != "sample" and alone and not correction and RANKING not in kinds:
+        if search != "sample" and not listed and not correction and kind != RANKING:
             idle.append("n_best")
-    elif kinds == {RANKING}:
+    elif kind == RANKING:
         idle += ["width", "early_stop"]
     if search != "sample":
         idle += ["temperature", "top_k", "top_p", "samples", "seed"]
     return {**declared, "search": search, **{key: plain[key] for key in idle}}
-
-
-def _told(key: str, value: Any) -> str:
-    if key == "search":
-        return str(value)
-    if key != "correction":
-        return f"{key.replace('_', ' ')} {value}"
-    plain = CorrectionSettings(lexicon="any").model_dump()
-    files = [Path(value[name]).name for name in FILES if value.get(name)]
-    changed = [
-        _told(name, value[name]) for name in plain if name not in FILES and value.get(name, plain[name]) != plain[name]
-    ]
-    return " ".join(["corrected by", " and ".join(files)]) + (f" ({', '.join(changed)})" if changed else "")
 
 
 def _with_file(key: str, value: Any, folder: Path) -> Any:
@@ -219,13 +176,6 @@ def _with_file(key: str, value: Any, folder: Path) -> Any:
 def _absolute(value: Any, folder: Path) -> Any:
     """The file's absolute path if it lies there; else it is in the bundle, or on the hub."""
     return str((folder / value).absolute()) if isinstance(value, str) and (folder / value).exists() else value
-
-
-def _hashes_of_files(correction: CorrectionSettings | None) -> dict[str, str]:
-    """Of the files that correction names by absolute paths; those in a bundle are known by the bundle's hashes."""
-    named = {name: getattr(correction, name) for name in FILES} if correction else {}
-    paths = {name: Path(value) for name, value in named.items() if value and Path(value).is_absolute()}
-    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items() if path.is_file()}
 
 
 def _check_path(path: str) -> None:

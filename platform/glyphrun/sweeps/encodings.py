@@ -52,6 +52,15 @@ class StoredBatch:
         return self.numbers, replace(self.encoded, memory=memory)
 
 
+@dataclass(frozen=True)
+class Encoding:
+    """A split as one reader encoded it, how many seconds that took, and how many frames it has."""
+
+    batches: list[StoredBatch]
+    seconds: float
+    frames: int
+
+
 def store(batches: Batches, folder: Path | None) -> list[StoredBatch]:
     """Batches for other processes: as arrays, which the object store shares without a copy, or as files in a folder."""
     if folder is not None:

@@ -2,75 +2,109 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from glyphrun.bundle import read_manifest
-from glyphrun.decoding.settings import CorrectionSettings, DecodeSettings, VoteMethod
-from glyphrun.sweeps.decode_settings import DecodePoint
+from glyphrun.bundle import parse_manifest
+from glyphrun.data.sample import iterate_samples
+from glyphrun.decoding.settings import DecodeSettings, VoteMethod
+from glyphrun.sweeps.decode_settings import RANKING, why_not_averaged
+from glyphrun.sweeps.points import DecodePoint, MemberVote
+from glyphrun.sweeps.readers import Known, own_of
 
 QUICK_ITEMS = 50
 WIDTHS = (3, 5, 7)
+EXITS = ("decided", 0.9)  # when the rest cannot change the answer any more, and when it hardly will
+KEPT = {"windows", "window_frames", "vote", "vote_floor", "length_priors", "calibration"}
 
 
 def suite_points(
-    readers: Mapping[str, Path], corrections: Mapping[str, dict[str, Any]], *, quick: bool = False
-) -> list[DecodePoint]:
-    """The settings of the suite for bundles that can read; corrections: settings by what they are called.
+    readers: Mapping[str, Path],
+    corrections: Mapping[str, dict[str, Any]],
+    *,
+    tracklets: bool = False,
+    quick: bool = False,
+) -> tuple[list[DecodePoint], list[str]]:
+    """The settings of the suite, and sentences about levers that the readers do not have.
 
-    With one reader there is no vote of checkpoints. quick: beams and votes alone.
+    corrections: settings by what they are called. tracklets: whether an item may have several frames, whose reading can
+    exit early. With one reader there is no vote of checkpoints. quick: beams and votes alone. The first reader tells
+    which searches there are; each has windows, votes of frames and calibration of its own.
     """
     first, *_ = readers
-    own = read_manifest(readers[first]).decode
-    plain = _over(own, {"search": "greedy"})
-    searches = [plain]
-    generates = read_manifest(readers[first]).recognizer["kind"] != "query-digits"
+    known, everyone, alone = own_of(readers), tuple(readers), (first,)
+    generates = known.kinds[first] != RANKING
+    plain: dict[str, Any] = {"search": "greedy"}
+    wide = {"search": "beam", "width": 5, "n_best": 5} if generates else plain
+    without: list[str] = []
+    points = [_point(known, alone, plain)]
     if generates:
-        searches += [_over(own, {"search": "beam", "width": width, "n_best": width}) for width in WIDTHS]
-        if not quick:
-            sampled = {"search": "sample", "temperature": 0.7, "samples": 5, "n_best": 5}
-            searches.append(_over(own, sampled))
-    points = [DecodePoint(members=(first,), decode=decode) for decode in searches]
-    everyone = tuple(readers)
-    votes: Sequence[VoteMethod] = get_args(VoteMethod) if len(everyone) > 1 else ()
-    together = plain if not generates else searches[2]
-    points += [DecodePoint(members=everyone, decode=together, ensemble_vote=vote) for vote in votes]
+        points += [_point(known, alone, {"search": "beam", "width": width, "n_best": width}) for width in WIDTHS]
+    if generates and not quick:
+        sampled = {"search": "sample", "temperature": 0.7, "samples": 5, "n_best": 5}
+        points.append(_point(known, alone, sampled))
+    if len(everyone) > 1:
+        votes: list[MemberVote] = [*get_args(VoteMethod)]
+        if why_not := why_not_averaged(everyone, known.kinds, known.inputs):
+            without.append(why_not)
+        else:
+            votes.append("average")
+        points += [_point(known, everyone, wide, vote) for vote in votes]
     if quick:
-        return points
+        return points, without
+    if tracklets and _leaves_something(readers[first], known.own[first]):
+        points += [_point(known, alone, {**plain, "early_exit": exit}) for exit in EXITS]
+        points += [_point(known, alone, {**wide, "early_exit": exit}) for exit in EXITS if generates]
+    elif tracklets:
+        without.append(
+            f"{first} reads a tracklet whole, so that there is nothing to exit from: its bundle has no windows"
+        )
     for correction in corrections.values():
-        chosen = CorrectionSettings.model_validate(correction)
-        wide = together if generates else plain
-        if chosen.lm_fusion == "shallow" and not generates:
+        if correction.get("lm_fusion") == "shallow" and not generates:
             continue
-        corrected = wide.model_copy(update={"correction": chosen})
-        points.append(DecodePoint(members=(first,), decode=corrected))
-        if votes:
-            points.append(DecodePoint(members=everyone, decode=corrected, ensemble_vote="mbr"))
-    return points
+        if generates and "lexicon" in correction and "lm_fusion" not in correction:
+            # A list of one reading leaves a language model no choice, a word list finds words beside it.
+            points.append(_point(known, alone, {**plain, "correction": correction}))
+        corrected = {**wide, "correction": correction}
+        points.append(_point(known, alone, corrected))
+        if len(everyone) > 1:
+            points.append(_point(known, everyone, corrected, "mbr"))
+    return points, without
 
 
 def available_corrections(lexicon: Path | None, confusions: Path | None, lm: Path | None) -> dict[str, dict[str, Any]]:
     """Every correction that can be had from some files: alone, and together."""
-    found: dict[str, dict[str, Any]] = {}
     words: dict[str, Any] = {}
     if lexicon is not None:
         words = {"lexicon": str(lexicon.absolute())}
         if confusions is not None:
             words["confusions"] = str(confusions.absolute())
-        found["lexicon"] = words
+    models: dict[str, dict[str, Any]] = {}
     if lm is not None:
         model = {"language_model": str(lm.absolute())}
-        found["language model, reranking"] = model
-        if lm.suffix == ".arpa":
-            found["language model in the beam"] = {**model, "lm_fusion": "shallow"}
-        if words:
-            found["lexicon and language model"] = {**words, **model}
-    return found
+        models["language model, reranking"] = model
+        if lm.suffix in (".arpa", ".binary"):
+            models["language model in the beam"] = {**model, "lm_fusion": "shallow"}
+    if not words:
+        return models
+    both = {f"lexicon and {name}": {**words, **model} for name, model in models.items()}
+    return {"lexicon": words, **models, **both}
 
 
-def _over(own: DecodeSettings, changes: dict[str, Any]) -> DecodeSettings:
-    kept = own.model_dump(
-        include={"windows", "window_frames", "vote", "vote_floor", "length_priors", "calibration"}, mode="json"
-    )
-    return DecodeSettings.model_validate({**kept, **changes})
+def has_tracklets(dataset: Path, split: str) -> bool:
+    """Whether some item of a split has several frames. Raises DatasetError."""
+    return any(len(sample.frames) > 1 for sample in iterate_samples(dataset, split))
+
+
+def _point(
+    known: Known, members: tuple[str, ...], changes: dict[str, Any], vote: MemberVote | None = None
+) -> DecodePoint:
+    kept = {name: known.own[name].model_dump(include=KEPT, mode="json") for name in members}
+    ways = {name: DecodeSettings.model_validate({**own, **changes}) for name, own in kept.items()}
+    return DecodePoint.of(ways, vote)
+
+
+def _leaves_something(bundle: Path, own: DecodeSettings) -> bool:
+    """Whether an item can be answered before all of its frames are read."""
+    return parse_manifest(bundle).recognizer.get("fusion", "none") == "none" or own.window_frames is not None
