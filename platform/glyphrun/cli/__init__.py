@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from glyphrun.cli import data, decoding, language, promotion, reading, recognizers, registry, runs
+from glyphrun.cli import data, decoding, ensembles, language, promotion, reading, recognizers, registry, runs
 
 app = typer.Typer(
     name="glyphrun",
@@ -17,6 +17,7 @@ app.add_typer(runs.app)
 app.add_typer(data.app, name="data")
 app.add_typer(reading.app)
 app.add_typer(decoding.app)
+app.add_typer(ensembles.app)
 app.add_typer(language.lm, name="lm")
 app.add_typer(language.lexicon, name="lexicon")
 app.add_typer(recognizers.app)
