@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.evaluation.calibration import Answers
+from glyphrun.evaluation.importance import importance
 from glyphrun.report.render import Example
 from glyphrun.sweeps.confidence import settle_confidence
 
@@ -66,8 +67,12 @@ def sample_results(seed: int = 7) -> dict[str, Any]:
                 "step": step,
                 "max_steps": 900,
                 "seconds": step * 0.11,
+                "retried": "batch_size 32 became 16, accumulated 2 times: memory ran out" if index == 3 else None,
+                "configuration": index,
                 "parameters": 4000 * width,
                 "gflops": 0.0123 * width,
+                "memory_mib": 0.03 * width,
+                "items_per_s": 3e4 / (width * p50),
                 "latency_ms": None if status == "failed" else {"p50": p50, "p95": p50 * 1.3},
                 "val": None
                 if exact is None
@@ -91,6 +96,7 @@ def sample_results(seed: int = 7) -> dict[str, Any]:
         )
     return {
         "schema": 1,
+        "importance": importance(trials).to_json(),
         "run": {
             "name": "demo-digits-2026-05-14",
             "started": "2026-05-14T09:21:30+00:00",

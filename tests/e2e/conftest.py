@@ -18,6 +18,8 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 
+DRAWN = "() => [...document.querySelectorAll('.plot')].every(plot => plot.querySelector('.main-svg'))"
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
@@ -57,6 +59,7 @@ def open_file(tab: Page, complaints: list[str]) -> Iterator[Callable[[Path], Pag
     def open_file(file: Path) -> Page:
         opened.append(file.as_uri())
         tab.goto(file.as_uri())
+        tab.wait_for_function(DRAWN)
         return tab
 
     yield open_file

@@ -22,21 +22,21 @@ def page(open_file: Callable[[Path], Page], tmp_path: Path) -> Page:
 
 
 def names(page: Page) -> list[str]:
-    return page.locator("#trials tbody tr:visible .id").all_inner_texts()
+    return page.locator("#settings tbody tr:visible .id").all_inner_texts()
 
 
 def test_plot_and_table_show_every_setting_and_the_table_sorts_and_filters(page: Page) -> None:
-    assert page.locator("[data-figure=scatter] .points path").count() == 5
+    assert page.locator("[data-figure=decoding] .points path").count() == 5
     assert names(page)[0] == "2 members, mbr, beam, width 5"
     page.get_by_role("columnheader", name="Time").get_by_role("button").click()
     assert names(page)[0] == "one, greedy"
     page.get_by_label("Search settings").fill("members mbr")
     assert names(page) == ["2 members, mbr, beam, width 5"]
-    expect(page.locator("#found")).to_have_text("1 of 5 settings")
+    expect(page.locator("output[for=search-settings]")).to_have_text("1 of 5 settings")
 
 
 def test_the_page_fits_and_follows_the_colour_scheme(page: Page, tmp_path: Path) -> None:
-    tick = page.locator("[data-figure=scatter] .xtick text").first
+    tick = page.locator("[data-figure=decoding] .xtick text").first
     for width in (1280, 390):
         page.set_viewport_size({"width": width, "height": 844})
         for scheme, colour in (("light", "rgb(86, 96, 107)"), ("dark", "rgb(163, 174, 185)")):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
+from decode_rows import sample_rows
 from glyphrun.report.render import render_report
 from report_samples import sample_examples, sample_results
 
@@ -15,7 +16,7 @@ from report_samples import sample_examples, sample_results
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("report") / "report.html"
-    render_report(sample_results(), sample_examples(), out)
+    render_report(sample_results(), sample_examples(), out, decode={"rows": sample_rows(), "split": "val"})
     return out
 
 
@@ -31,7 +32,7 @@ def trial_order(page: Page) -> list[str]:
 def test_every_plot_is_drawn(page: Page) -> None:
     expect(page).to_have_title("demo-digits-2026-05-14 · recognizer report")
     expect(page.locator(".plot svg.main-svg").first).to_be_visible()
-    assert page.locator(".plot").count() == 7
+    assert page.locator(".plot").count() == 8
     assert page.eval_on_selector_all(".plot", "plots => plots.every(plot => plot.querySelector('svg.main-svg'))")
     assert page.locator("[data-figure=curve-exact] .lines path.js-line").count() == 10
     assert page.locator("[data-figure=scatter] .shapelayer path").count() == 1
@@ -68,14 +69,70 @@ def test_a_header_sorts_both_ways_and_keeps_trials_without_a_value_last(page: Pa
 def test_search_keeps_the_trials_that_have_every_word(page: Page) -> None:
     page.get_by_label("Search trials").fill("votes failed")
     assert trial_order(page) == ["trial-07"]
-    expect(page.locator("#found")).to_have_text("1 of 10 trials")
+    expect(page.locator("output[for=search]")).to_have_text("1 of 10 trials")
     page.get_by_label("Search trials").fill("")
     assert len(trial_order(page)) == 10
 
 
-def test_24_tracklets_filter_by_verdict(page: Page) -> None:
+def test_accuracy_is_shown_against_each_cost_in_turn(page: Page) -> None:
+    title = page.locator("[data-figure=scatter] .xtitle")
+    expect(title).to_have_text("latency of an item, p50 (ms)")
+    expect(page.locator("[data-figure=scatter] .shapelayer path")).to_have_count(1)  # the budget
+    for name, said in (
+        ("memory", "memory (MiB)"),
+        ("parameters", "parameters"),
+        ("items/s", "items a second, in batches"),
+    ):
+        page.get_by_role("radio", name=name).check()
+        expect(title).to_have_text(said)
+        expect(page.locator("[data-figure=scatter] .points path")).to_have_count(
+            10
+        )  # nine trials, and the winner's ring
+        expect(page.locator("[data-figure=scatter] .shapelayer path")).to_have_count(0)
+
+
+def test_the_tables_of_costs_and_of_decoding_sort_by_themselves(page: Page) -> None:
+    prices = page.locator("#prices tbody tr .id")
+    page.locator("#prices").get_by_role("button", name="Items/s").click()
+    rates = [float(rate) for rate in page.locator("#prices tbody td:nth-child(7)").all_inner_texts()]
+    assert rates == sorted(rates, reverse=True) and prices.count() == 9
+    assert trial_order(page)[0] == "trial-00"
+    page.get_by_label("Search settings").fill("sample")
+    assert page.locator("#settings tbody tr:visible .id").all_inner_texts() == ["one, <sample>"]
+    assert len(trial_order(page)) == 10
+
+
+def test_a_line_of_the_search_space_says_whose_it_is(page: Page) -> None:
+    lines, told = page.locator(".parallel g"), page.locator("output.told")
+    assert lines.count() == 10
+    usual = told.inner_text()
+    page.locator(".parallel").scroll_into_view_if_needed()
+    page.locator(".parallel g.won .reach").dispatch_event("pointerover", {"bubbles": True})
+    expect(told).to_have_text("trial-00: exact match 95.3 %; Temporal PARSeq, learning_rate 0.002, encoder.width 64")
+    page.locator(".parallel").dispatch_event("pointerleave", {"pointerType": "mouse"})
+    expect(told).to_have_text(usual)
+
+
+def test_no_name_or_value_of_the_search_space_lies_on_another(page: Page) -> None:
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 844})
+        boxes = page.eval_on_selector_all(
+            ".parallel .name, .parallel .tick b",
+            "all => all.map(one => one.getBoundingClientRect()).map(box => [box.left, box.top, box.right, box.bottom])",
+        )
+        apart = [
+            one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
+            for place, one in enumerate(boxes)
+            for other in boxes[:place]
+        ]
+        assert len(boxes) > 10 and all(apart)
+        assert min(box[0] for box in boxes) >= 0 and max(box[2] for box in boxes) <= width
+
+
+def test_24_examples_filter_by_verdict_the_wrong_ones_first(page: Page) -> None:
     cards = page.locator(".card:visible")
     expect(cards).to_have_count(24)
+    assert ["✕ wrong" in text for text in cards.all_inner_texts()] == [True] * 3 + [False] * 21
     page.get_by_role("radio", name="wrong").check()
     expect(cards).to_have_count(3)
     assert all("✕ wrong" in text for text in cards.all_inner_texts())

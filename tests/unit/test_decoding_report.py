@@ -28,7 +28,7 @@ def test_the_page_holds_every_row_and_the_advice(tmp_path: Path):
     assert "one, &lt;sample&gt;" in page and "one, <sample>" not in page.split("application/json")[0]
     assert "Best within 5 ms: one, greedy." in page
     figures = json.loads(re.search(r'id="figures">(.*?)</script>', page, re.S).group(1))
-    assert list(figures) == ["scatter"]
+    assert list(figures) == ["decoding"]
 
 
 def test_texts_without_characters_are_compared_by_wrong_answers(tmp_path: Path):

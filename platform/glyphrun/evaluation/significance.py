@@ -80,3 +80,21 @@ def binomial_interval(successes: int, of: int) -> Interval:
         raise ValueError("a share of no items has no interval")
     ends = binomtest(successes, of).proportion_ci(0.95, "exact")
     return Interval(successes / of, float(ends.low), float(ends.high))
+
+
+def gap_of_shares(one: int, of_one: int, other: int, of_other: int) -> Interval:
+    """The share of one less that of the other, of items that are not the same, with its 95 % confidence interval.
+
+    From the score intervals of both (Newcombe, Statistics in Medicine 1998, method 10). Raises ValueError for 0 items.
+    """
+    if of_one < 1 or of_other < 1:
+        raise ValueError("a share of no items has no interval")
+    first, second = one / of_one, other / of_other
+    ours = binomtest(one, of_one).proportion_ci(0.95, "wilson")
+    theirs = binomtest(other, of_other).proportion_ci(0.95, "wilson")
+    gap = first - second
+    return Interval(
+        gap,
+        float(gap - np.hypot(first - ours.low, theirs.high - second)),
+        float(gap + np.hypot(ours.high - first, second - theirs.low)),
+    )

@@ -10,21 +10,25 @@ from glyphrun.report.canvas import Figure, Results, figure
 from glyphrun.report.palette import Mark, family_marks, family_of
 from glyphrun.report.wording import finite
 
+MOST_POINTS = 120
+
 
 def learning_curves(results: Results, measure: str) -> Figure:
     """A line a trial over optimizer steps; measure is ``exact`` or ``train_loss``. The winner lies on top.
 
-    A cross ends a trial that ASHA stopped, an open triangle one that failed, a star the winner.
+    A cross ends a trial that was stopped early, an open triangle one that failed, a star the winner.
     """
     marks = family_marks(results["trials"])
     winner = results.get("winner")
     traces: list[Figure] = []
     for trial in sorted(results["trials"], key=lambda trial: trial.get("id") == winner):
-        curve = [
-            (int(point["step"]), value)
-            for point in trial.get("curve") or ()
-            if (value := finite(point.get(measure))) is not None
-        ]
+        curve = _thinned(
+            [
+                (int(point["step"]), float(f"{value:.4g}"))
+                for point in trial.get("curve") or ()
+                if (value := finite(point.get(measure))) is not None
+            ]
+        )
         if curve:
             traces += _curve(
                 trial,
@@ -32,6 +36,7 @@ def learning_curves(results: Results, measure: str) -> Figure:
                 marks[family_of(trial)],
                 measure,
                 won=trial.get("id") == winner,
+                opacity=0.75 if len(results["trials"]) <= 16 else 0.4,
             )
     y = (
         {
@@ -45,6 +50,12 @@ def learning_curves(results: Results, measure: str) -> Figure:
     return figure(traces, x={"title": {"text": "optimizer steps"}, "rangemode": "tozero"}, y=y)
 
 
+def _thinned(curve: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """As many points as a screen can show; the last one stays."""
+    every = -(-len(curve) // MOST_POINTS)
+    return curve[::-1][::every][::-1] if curve else curve
+
+
 def _curve(
     trial: Mapping[str, Any],
     curve: Sequence[tuple[int, float]],
@@ -52,6 +63,7 @@ def _curve(
     measure: str,
     *,
     won: bool,
+    opacity: float,
 ) -> list[Figure]:
     name = f"{html.escape(str(trial['id']))} {html.escape(str(trial.get('recognizer', '')))}"
     steps, values = [step for step, _ in curve], [value for _, value in curve]
@@ -67,7 +79,7 @@ def _curve(
             "width": 3.5 if won else 1.6,
             "dash": "solid" if won else mark.dash,
         },
-        "opacity": 1.0 if won else 0.75,
+        "opacity": 1.0 if won else opacity,
         "hovertemplate": f"<b>{name}</b><br>step %{{x}}: {shown}<extra></extra>",
     }
     end = {"stopped": ("x-thin", 8), "failed": ("triangle-down-open", 10)}.get(str(trial.get("status")))
@@ -76,7 +88,7 @@ def _curve(
     if end is None:
         return [line]
     symbol, size = end
-    words = {"stopped": "stopped by ASHA", "failed": "failed"}.get(str(trial.get("status")), "winner")
+    words = {"stopped": "stopped early", "failed": "failed"}.get(str(trial.get("status")), "winner")
     last = {
         "type": "scatter",
         "mode": "markers",

@@ -2,78 +2,77 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
-
-from glyphrun.report import curves, errors, tables, tradeoff
+from glyphrun.report import costs, curves, errors, tables
+from glyphrun.report.canvas import Figure, Results
 from glyphrun.report.confidence import confidence_section
+from glyphrun.report.decoding import accuracy_against_time, decode_section
+from glyphrun.report.examples import Example, example_section
+from glyphrun.report.generalization import generalization
+from glyphrun.report.importance import importance_section
+from glyphrun.report.pages import render_page
 from glyphrun.report.palette import family_marks
-from glyphrun.report.tracklets import Example, cards
+from glyphrun.report.parallel import parallel_coordinates
+from glyphrun.report.unfinished import unfinished_section
 from glyphrun.report.wording import duration, finite, milliseconds, moment, percent
 
 __all__ = ["Example", "render_report"]
 
-_HERE = Path(__file__).parent
+SECTIONS = {
+    "summary": "Summary",
+    "costs": "Accuracy and costs",
+    "leaderboard": "Leaderboard",
+    "unfinished": "Unfinished",
+    "curves": "Learning curves",
+    "space": "Search space",
+    "decoding": "Decoding",
+    "generalization": "Seen and unseen",
+    "confusions": "Confusions",
+    "confidence": "Confidence",
+    "examples": "Examples",
+    "provenance": "Provenance",
+}
 
 
-def render_report(results: Mapping[str, Any], examples: Sequence[Example], out: Path) -> None:
+def render_report(
+    results: Results, examples: Sequence[Example], out: Path, *, decode: Mapping[str, Any] | None = None
+) -> None:
     """Write the report of a run, given its ``results.json`` and samples to show; ``out`` is replaced atomically.
 
-    The page loads nothing from elsewhere: Plotly's script, styles and frames are inside it. Raises ValueError for
-    results of another schema or of another shape, and for frames that a browser cannot show.
+    decode: the ``decode.json`` of a decode sweep over what the run has trained. The page loads nothing from elsewhere:
+    Plotly's script, styles and frames are inside it. Raises ValueError for results of another schema or of another shape,
+    and for frames that a browser cannot show.
     """
     if results.get("schema") != 1:
         raise ValueError(f"results of schema {results.get('schema')!r} cannot be reported; schema 1 is expected")
     try:
-        page = _page(results, examples)
+        page = _page(results, examples, decode)
     except KeyError as error:
         raise ValueError(f"the results lack a key ({error}); write results.json again with this version") from error
-    render_page("template.html", page, out)
+    render_page("run.html", page, out)
 
 
-def render_page(template: str, page: Mapping[str, Any], out: Path) -> None:
-    """Write a page from a template beside this file, with what it shows, our styles and scripts, and Plotly inside it.
-
-    ``out`` is replaced atomically. Raises ValueError for a key that the template asks for and the page lacks.
-    """
-    environment = Environment(
-        loader=FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    inside = {
-        "plotly": Markup(get_plotlyjs()),
-        "style": Markup((_HERE / "report.css").read_text("utf-8")),
-        "script": Markup((_HERE / "report.js").read_text("utf-8")),
-    }
-    try:
-        written = environment.get_template(template).render({**inside, **page})
-    except UndefinedError as error:
-        raise ValueError(f"the results lack a key ({error}); write results.json again with this version") from error
-    _write_atomically(written, out)
-
-
-def _page(results: Mapping[str, Any], examples: Sequence[Example]) -> dict[str, Any]:
-    run, splits = results["run"], results["splits"]
-    winner = next(
-        (trial for trial in results["trials"] if trial["id"] == results.get("winner")),
-        None,
-    )
+def _page(results: Results, examples: Sequence[Example], decode: Mapping[str, Any] | None) -> dict[str, Any]:
+    run, splits, trials = results["run"], results["splits"], results["trials"]
+    winner = next((trial for trial in trials if trial["id"] == results.get("winner")), None)
     split_rows, axis_low = tables.split_rows(splits)
     wrong = tables.confusions(splits)
-    confusions = [confusion for name in ("test", "unseen") for confusion in _confusions(splits, name)]
-    shown = cards(examples)
     confidence = confidence_section(results)
+    shown = example_section(examples, splits)
+    decoding = decode_section(decode["rows"], split=decode["split"]) if decode and decode["rows"] else None
+    absent = {
+        name for name, there in (("confidence", confidence), ("examples", shown), ("decoding", decoding)) if not there
+    }
+    figures = _figures(results)
+    if confidence:
+        figures |= confidence.figures
+    if decode and decoding:
+        figures[decoding.figure] = accuracy_against_time(decode["rows"])
     return {
+        "sections": [(id, name) for id, name in SECTIONS.items() if id not in absent],
         "run": run,
         "finished": moment(run.get("finished")),
         "took": duration(run.get("seconds")),
@@ -85,32 +84,39 @@ def _page(results: Mapping[str, Any], examples: Sequence[Example]) -> dict[str, 
         "axis_low": percent(axis_low, digits=0),
         "rows": tables.leaderboard(results),
         "columns": tables.LEADERBOARD_COLUMNS,
-        "statuses": {
-            status: sum(trial.get("status") == status for trial in results["trials"])
-            for status in ("finished", "stopped", "failed")
-        },
-        "unscored": sum(finite((trial.get("val") or {}).get("exact")) is None for trial in results["trials"]),
-        "families": list(family_marks(results["trials"]).values()),
-        "figures": {
-            "scatter": tradeoff.accuracy_against_latency(results),
-            "curve-exact": curves.learning_curves(results, "exact"),
-            "curve-loss": curves.learning_curves(results, "train_loss"),
-            "lengths": errors.exact_by_length(results),
-            "characters": errors.character_confusions(confusions),
-            **(confidence.figures if confidence else {}),
-        },
+        "statuses": {status: sum(trial["status"] == status for trial in trials) for status in ("failed", "stopped")},
+        "unscored": sum(finite((trial.get("val") or {}).get("exact")) is None for trial in trials),
+        "unfinished": unfinished_section(trials),
+        "families": list(family_marks(trials).values()),
+        "costs": costs.cost_section(results),
+        "parallel": parallel_coordinates(results),
+        "importance": importance_section(results),
+        "generalization": generalization(splits),
+        "lengths": errors.split_colours(results),
+        "figures": figures,
         "confusions": wrong[:15],
         "confusions_left": len(wrong[15:]),
         "confidence": confidence,
-        "cards": shown,
-        "right": sum(card.right for card in shown),
+        "decoding": decoding,
+        "examples": shown,
         "provenance": tables.provenance(results),
         "command": run.get("command") or "glyphrun sweep EXPERIMENT.yaml DATASET --run-dir NEW_FOLDER",
     }
 
 
-def _confusions(splits: Mapping[str, Any], name: str) -> Sequence[Mapping[str, Any]]:
-    return (splits.get(name) or {}).get("confusions") or ()
+def _figures(results: Results) -> dict[str, Figure | None]:
+    held_out = [
+        confusion
+        for name in ("test", "unseen")
+        for confusion in (results["splits"].get(name) or {}).get("confusions") or ()
+    ]
+    return {
+        **costs.figures(results),
+        "curve-exact": curves.learning_curves(results, "exact"),
+        "curve-loss": curves.learning_curves(results, "train_loss"),
+        "lengths": errors.exact_by_length(results),
+        "characters": errors.character_confusions(held_out),
+    }
 
 
 def _headline(winner: Mapping[str, Any] | None, splits: Mapping[str, Any]) -> str:
@@ -122,7 +128,7 @@ def _headline(winner: Mapping[str, Any] | None, splits: Mapping[str, Any]) -> st
     return f"{winner['family']} reads {percent(test['exact'])} of the {'test' if splits.get('test') else 'val'} set exactly."
 
 
-def _latency(winner: Mapping[str, Any] | None, results: Mapping[str, Any]) -> dict[str, Any] | None:
+def _latency(winner: Mapping[str, Any] | None, results: Results) -> dict[str, Any] | None:
     """The winner's latency and the budget, also as positions in per cent on a common axis from 0."""
     measured = (winner or {}).get("latency_ms") or {}
     p50, p95 = finite(measured.get("p50")), finite(measured.get("p95"))
@@ -139,17 +145,3 @@ def _latency(winner: Mapping[str, Any] | None, results: Mapping[str, Any]) -> di
         "p95_at": round(100 * p95 / axis, 2),
         "budget_at": round(100 * budget / axis, 2),
     }
-
-
-def _write_atomically(page: str, out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, aside = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(page)
-        # mkstemp makes the file private; a report is there to be passed on.
-        os.chmod(aside, 0o644)
-        os.replace(aside, out)
-    except BaseException:
-        os.unlink(aside)
-        raise

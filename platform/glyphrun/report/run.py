@@ -8,9 +8,14 @@ from pathlib import Path
 from glyphrun.data.sample import iterate_samples
 from glyphrun.report.render import Example, render_report
 
+DECODE = Path("decode") / "decode.json"
+
 
 def report_run(run_dir: Path) -> Path:
-    """Write report.html from results.json and the examples beside it. Raises FileNotFoundError for an unfinished run."""
+    """Write report.html from results.json, the examples and the decode sweep beside it, if there is one.
+
+    Raises FileNotFoundError for an unfinished run.
+    """
     path = run_dir / "results.json"
     if not path.exists():
         raise FileNotFoundError(f"{run_dir} has no results.json: the sweep has not finished, run it again to go on")
@@ -29,5 +34,7 @@ def report_run(run_dir: Path) -> Path:
         for shown in results["examples"]
     ]
     out = run_dir / "report.html"
-    render_report(results, examples, out)
+    decode = run_dir / DECODE
+    swept = json.loads(decode.read_text(encoding="utf-8")) if decode.exists() else None
+    render_report(results, examples, out, decode=swept)
     return out

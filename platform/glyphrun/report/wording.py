@@ -86,10 +86,3 @@ def moment(iso: object) -> str:
 def reading_text(text: str) -> str:
     """A reading as it stands, and words for the empty one."""
     return text or "not readable"
-
-
-def length_text(length: str) -> str:
-    """A length of the truth, as the results key it, in words."""
-    if length == "0":
-        return "not readable"
-    return "1 character" if length == "1" else f"{length} characters"
