@@ -31,8 +31,8 @@ from glyphrun.graphemes import graphemes
 from glyphrun.images import FrameStack, ImageProcessor, pad_stacks, prepare_frames
 from glyphrun.legibility import legibility
 from glyphrun.memory import items_that_fit, or_out_of_memory
-from glyphrun.models.recognizer import Memory, Recognizer, TokenHypothesis, frames_of
-from glyphrun.prediction import Prediction, conclude
+from glyphrun.models.recognizer import Memory, Recognizer, frames_of
+from glyphrun.prediction import Prediction, conclude, spelt
 from glyphrun.stopwatch import milliseconds_since
 from glyphrun.subwords import SubwordCodec
 from glyphrun.text import Codec
@@ -83,7 +83,9 @@ class Engine:
         return other
 
     def _take_settings(self) -> None:
-        check_windows(self.settings, self.recognizer)
+        how = self.settings
+        check_windows(how, self.recognizer)
+        self._rules = VoteRules(how.vote, how.vote_floor, length_priors=how.length_priors, segment=graphemes)
         self._corrector: Corrector | None = None
         self._scorer: Scorer | None = None
         if self.settings.correction is not None:
@@ -139,8 +141,7 @@ class Engine:
     def _read_together(
         self, items: Sequence[FrameStack], explain: bool = False, timings: dict[str, float] | None = None
     ) -> list[Prediction]:
-        frames, mask, sizes = self._padded(items)
-        return self.read_batch(frames, mask, sizes, explain=explain, timings=timings)
+        return self.read_batch(*self._padded(items), explain=explain, timings=timings)
 
     @torch.inference_mode()
     def embed(self, items: Sequence[FrameStack]) -> list[Embedding]:
@@ -183,8 +184,7 @@ class Engine:
         for batch in self._batches(items):
             frames, mask, sizes = self._padded([items[number] for number in batch])
             memory = self._encode(frames, mask.to(self.device), sizes)
-            looks = legibility(frames[mask], sizes[mask]).tolist()
-            yield batch, Encoded(memory, mask.sum(1).tolist(), looks)
+            yield batch, Encoded(memory, mask.sum(1).tolist(), legibility(frames[mask], sizes[mask]).tolist())
 
     def _padded(self, items: Sequence[FrameStack]) -> tuple[Tensor, Tensor, Tensor]:
         frames, mask, sizes = pad_stacks(items, self.processor.padding)
@@ -282,18 +282,9 @@ class Engine:
         ranked, weights = vote(readings, self._rules)
         return ranked, ballots(readings, weights) if windows is None else window_ballots(windows, readings, weights)
 
-    @property
-    def _rules(self) -> VoteRules:
-        settings = self.settings
-        return VoteRules(settings.vote, settings.vote_floor, length_priors=settings.length_priors, segment=graphemes)
-
     def _hypotheses(self, memory: Memory, record: Record | None = None) -> list[list[Hypothesis]]:
         found = search(self.recognizer, memory, self.settings, self._scorer, record)
-        return [[self._text(hypothesis) for hypothesis in item] for item in found]
-
-    def _text(self, found: TokenHypothesis) -> Hypothesis:
-        text, pieces = self.codec.decode(found.tokens), self.codec.pieces(found.tokens)
-        return Hypothesis(text, found.log_prob, found.token_log_probs, pieces)
+        return [[spelt(hypothesis, self.codec) for hypothesis in item] for item in found]
 
     def _predictions(
         self, answers: Sequence[tuple[list[Hypothesis], list[Ballot]]], stages: dict[str, float]

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import exp
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from glyphrun.decoding.confidence import calibrate
 from glyphrun.decoding.rescore import CorrectedHypothesis
 from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.decoding.vote import Ballot, Hypothesis, MemberBallot
+
+if TYPE_CHECKING:  # a server that takes requests has predictions, and starts without torch
+    from glyphrun.models.recognizer import TokenHypothesis
+    from glyphrun.subwords import SubwordCodec
+    from glyphrun.text import Codec
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,11 @@ class Prediction:
     members: tuple[MemberBallot, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)
     provenance: dict[str, str] = field(default_factory=dict)
+
+
+def spelt(found: TokenHypothesis, codec: Codec | SubwordCodec) -> Hypothesis:
+    """What a hypothesis of tokens says as text."""
+    return Hypothesis(codec.decode(found.tokens), found.log_prob, found.token_log_probs, codec.pieces(found.tokens))
 
 
 def conclude(n_best: Sequence[Hypothesis], settings: DecodeSettings, **rest: Any) -> Prediction:
