@@ -31,6 +31,27 @@ def test_the_page_holds_every_row_and_the_advice(tmp_path: Path):
     assert list(figures) == ["decoding"]
 
 
+@pytest.mark.parametrize(
+    ("times", "shown"),
+    [
+        ((0.4, 30.0, 700.0), ["1", "10", "100"]),
+        ((3.1, 96.0), ["5", "10", "20", "50", "100"]),
+        ((12.0, 19.0), ["11", "15", "19"]),
+        ((7.3,), ["1", "10"]),
+    ],
+)
+def test_the_time_axis_has_some_round_numbers_near_every_setting(times, shown):
+    rows = [row(f"one, beam, width {width}", 0.1, ms) for width, ms in enumerate(times)]
+    ticks = accuracy_against_time(rows)["layout"]["xaxis"]["ticktext"]
+    assert set(shown) <= set(ticks) and 3 <= len(ticks) <= 8
+
+
+def test_a_time_that_was_measured_on_some_items_says_on_how_many(tmp_path: Path):
+    rows = [row("one, greedy", 0.2, 4.0), row("one, beam, width 3", 0.1, 9.0, search="beam", width=3)]
+    write_decode_page([rows[0], {**rows[1], "timed_items": 48}], tmp_path / "page.html", title="lines")
+    assert (tmp_path / "page.html").read_text("utf-8").count("on 48 items") == 1
+
+
 def test_texts_without_characters_are_compared_by_wrong_answers(tmp_path: Path):
     rows = [row("one, greedy", None, 4.0, exact=0.6), row("one, beam, width 3", None, 8.0, exact=0.7)]
     drawn = accuracy_against_time(rows)

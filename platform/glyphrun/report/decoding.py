@@ -5,13 +5,14 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 from glyphrun.evaluation.recommend import Recommendation
 from glyphrun.report.canvas import Figure, figure
-from glyphrun.report.pages import render_page
 from glyphrun.report.palette import Mark, family_marks
+from glyphrun.report.render import render_page
 from glyphrun.report.wording import ABSENT, count, finite, milliseconds, percent, percent_range
 
 Row = Mapping[str, Any]
@@ -40,60 +41,30 @@ COLUMNS = (  # report.js sorts the first by what is best, the highest
 SORTED = "CER"
 
 
-@dataclass(frozen=True)
-class SettingRow:
-    """A setting, who reads by it, and its cells as ``COLUMNS`` names them."""
-
-    name: str
-    who: str
-    cells: tuple[Cell, ...]
-
-
-@dataclass(frozen=True)
-class DecodeSection:
-    """What a page says of a decode sweep; best: the setting that makes the fewest errors, and its figures in words.
-
-    axis: what the plot shows over time; remark: what else is to be said of how the settings came about.
-    """
-
-    best: str
-    told: str
-    items: str
-    split: str
-    rows: tuple[SettingRow, ...]
-    families: tuple[Mark, ...]
-    axis: str
-    remark: str = ""
-    columns: tuple[str, ...] = COLUMNS
-    sorted: str = SORTED
-    figure: str = "decoding"
-
-
-def decode_section(rows: Sequence[Row], *, split: str = "", remark: str = "") -> DecodeSection:
-    """Of the rows of a decode sweep. Raises ValueError without rows."""
-    if not rows:
-        raise ValueError("a decode sweep without rows has no page: give at least one setting")
-    best = min(rows, key=lambda row: (_error(row), -row["exact"], row["ms"]))
-    return DecodeSection(
-        best=best["name"],
-        told=_told(best),
-        items=count(best["n"]),
-        split=split,
-        rows=tuple(SettingRow(row["name"], " + ".join(row["point"]["members"]), tuple(_cells(row))) for row in rows),
-        families=tuple(family_marks(_families(rows)).values()),
-        axis="CER" if best["cer"] is not None else "share of wrong answers",
-        remark=remark,
-    )
-
-
 def write_decode_page(rows: Sequence[Row], out: Path, *, title: str, advice: Sequence[Recommendation] = ()) -> None:
     """Write the page of the rows of a decode sweep, which loads nothing from elsewhere; ``out`` is replaced atomically.
 
     Raises ValueError without rows.
     """
-    section = decode_section(rows)
-    figures = {section.figure: accuracy_against_time(rows)}
-    render_page("decode.html", {"title": title, "decoding": section, "advice": advice, "figures": figures}, out)
+    if not rows:
+        raise ValueError("a decode sweep without rows has no page: give at least one setting")
+    best = min(rows, key=lambda row: (_error(row), -row["exact"], row["ms"]))
+    page = {
+        "title": title,
+        "best": best["name"],
+        "lede": f"It makes the fewest errors: {_told(best)}.",
+        "items": count(best["n"]),
+        "advice": advice,
+        "columns": COLUMNS,
+        "sorted": SORTED,
+        "rows": [
+            {"name": row["name"], "who": " + ".join(row["point"]["members"]), "cells": _cells(row)} for row in rows
+        ],
+        "families": list(family_marks(_families(rows)).values()),
+        "axis": "CER" if best["cer"] is not None else "share of wrong answers",
+        "figures": {"scatter": accuracy_against_time(rows)},
+    }
+    render_page("decode.html", page, out)
 
 
 def accuracy_against_time(rows: Sequence[Row]) -> Figure:
@@ -113,8 +84,7 @@ def accuracy_against_time(rows: Sequence[Row]) -> Figure:
     ]
     for family, mark in marks.items():
         traces.append(_points([row for row in rows if _family(row) == family], mark))
-    # Plotly writes 2 and 5 without their power of ten.
-    ticks = [step * 10.0**power for power in range(-3, 6) for step in (1, 2, 5)]
+    ticks = _log_ticks([row["ms"] for row in rows])
     name = "CER" if rows[0]["cer"] is not None else "wrong answers"
     return figure(
         traces,
@@ -122,10 +92,25 @@ def accuracy_against_time(rows: Sequence[Row]) -> Figure:
             "title": {"text": "time an item (ms)"},
             "type": "log",
             "tickvals": ticks,
-            "ticktext": [f"{tick:g}" for tick in ticks],
+            "ticktext": [f"{tick:g}" for tick in ticks],  # Plotly writes 2 and 5 without their power of ten
         },
         y={"title": {"text": name}, "tickformat": ".1%"},
     )
+
+
+def _log_ticks(values: Sequence[float]) -> list[float]:
+    """Round numbers around values, no more than tell where they are: 1, 10, …, or 1, 2, 5, …, or closer together."""
+    low, high = 0.9 * min(values), 1.1 * max(values)
+    if max(values) == min(values):  # the axis is wide then
+        low, high = low / 10, high * 10
+    fine = [tenth / 10 for tenth in range(10, 100)]
+    ticks: list[float] = []
+    for steps in ([1.0], [1.0, 2.0, 5.0], [1.0, 1.5, *map(float, range(2, 10))], fine):
+        candidates = [float(f"{step}e{power}") for power in range(-3, 6) for step in steps]
+        ticks = [tick for tick in candidates if low <= tick <= high]
+        if len(ticks) >= 3:
+            break
+    return ticks[:: ceil(len(ticks) / 8) or 1]
 
 
 def _families(rows: Sequence[Row]) -> list[dict[str, str]]:
@@ -201,10 +186,16 @@ def _cells(row: Row) -> list[Cell]:
         Cell(percent(row["cer"], 2), finite(row["cer"]), percent_range(row["cer_ci"])),
         Cell(percent(row["wer"], 2), finite(row["wer"])),
         _against(row["against_greedy"]["cer"]),
-        Cell(milliseconds(row["ms"]), finite(row["ms"])),
+        Cell(milliseconds(row["ms"]), finite(row["ms"]), _timed(row)),
         Cell(count(row["images_per_s"]), finite(row["images_per_s"])),
         Cell(percent(row["frames_read"]), finite(row["frames_read"])),
     ]
+
+
+def _timed(row: Row) -> str:
+    """On how many items the time was measured, where that is not all of them."""
+    timed = row.get("timed_items", row["n"])
+    return f"on {count(timed)} items" if timed < row["n"] else ""
 
 
 def _against(cer: Mapping[str, Any] | None) -> Cell:
