@@ -11,8 +11,8 @@ from typing import Any
 
 from glyphrun.evaluation.recommend import Recommendation
 from glyphrun.report.canvas import Figure, figure
+from glyphrun.report.pages import render_page
 from glyphrun.report.palette import Mark, family_marks
-from glyphrun.report.render import render_page
 from glyphrun.report.wording import ABSENT, count, finite, milliseconds, percent, percent_range
 
 Row = Mapping[str, Any]
@@ -41,30 +41,60 @@ COLUMNS = (  # report.js sorts the first by what is best, the highest
 SORTED = "CER"
 
 
+@dataclass(frozen=True)
+class SettingRow:
+    """A setting, who reads by it, and its cells as ``COLUMNS`` names them."""
+
+    name: str
+    who: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class DecodeSection:
+    """What a page says of a decode sweep; best: the setting that makes the fewest errors, and its figures in words.
+
+    axis: what the plot shows over time; remark: what else is to be said of how the settings came about.
+    """
+
+    best: str
+    told: str
+    items: str
+    split: str
+    rows: tuple[SettingRow, ...]
+    families: tuple[Mark, ...]
+    axis: str
+    remark: str = ""
+    columns: tuple[str, ...] = COLUMNS
+    sorted: str = SORTED
+    figure: str = "decoding"
+
+
+def decode_section(rows: Sequence[Row], *, split: str = "", remark: str = "") -> DecodeSection:
+    """Of the rows of a decode sweep. Raises ValueError without rows."""
+    if not rows:
+        raise ValueError("a decode sweep without rows has no page: give at least one setting")
+    best = min(rows, key=lambda row: (_error(row), -row["exact"], row["ms"]))
+    return DecodeSection(
+        best=best["name"],
+        told=_told(best),
+        items=count(best["n"]),
+        split=split,
+        rows=tuple(SettingRow(row["name"], " + ".join(row["point"]["members"]), tuple(_cells(row))) for row in rows),
+        families=tuple(family_marks(_families(rows)).values()),
+        axis="CER" if best["cer"] is not None else "share of wrong answers",
+        remark=remark,
+    )
+
+
 def write_decode_page(rows: Sequence[Row], out: Path, *, title: str, advice: Sequence[Recommendation] = ()) -> None:
     """Write the page of the rows of a decode sweep, which loads nothing from elsewhere; ``out`` is replaced atomically.
 
     Raises ValueError without rows.
     """
-    if not rows:
-        raise ValueError("a decode sweep without rows has no page: give at least one setting")
-    best = min(rows, key=lambda row: (_error(row), -row["exact"], row["ms"]))
-    page = {
-        "title": title,
-        "best": best["name"],
-        "lede": f"It makes the fewest errors: {_told(best)}.",
-        "items": count(best["n"]),
-        "advice": advice,
-        "columns": COLUMNS,
-        "sorted": SORTED,
-        "rows": [
-            {"name": row["name"], "who": " + ".join(row["point"]["members"]), "cells": _cells(row)} for row in rows
-        ],
-        "families": list(family_marks(_families(rows)).values()),
-        "axis": "CER" if best["cer"] is not None else "share of wrong answers",
-        "figures": {"scatter": accuracy_against_time(rows)},
-    }
-    render_page("decode.html", page, out)
+    section = decode_section(rows)
+    figures = {section.figure: accuracy_against_time(rows)}
+    render_page("decode.html", {"title": title, "decoding": section, "advice": advice, "figures": figures}, out)
 
 
 def accuracy_against_time(rows: Sequence[Row]) -> Figure:
