@@ -80,7 +80,7 @@ def members_of(models: Sequence[str], registry: str) -> dict[str, Path]:
 
 def _readers(model: str, registry: str) -> dict[str, Path]:
     from glyphrun.registry import Registry
-    from glyphrun.sweeps.decode import readers_of
+    from glyphrun.sweeps.readers import readers_of
 
     # A folder's own name may have an equals sign in it.
     name, source = ("", model) if "=" not in model or Path(model).exists() else model.split("=", 1)
