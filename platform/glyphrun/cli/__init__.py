@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from glyphrun.cli import data, decoding, ensembles, language, promotion, reading, recognizers, registry, runs
+from glyphrun.cli import cluster, data, decoding, ensembles, language, promotion, reading, recognizers, registry, runs
 
 app = typer.Typer(
     name="glyphrun",
@@ -14,6 +14,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(runs.app)
+app.add_typer(cluster.app)
 app.add_typer(data.app, name="data")
 app.add_typer(reading.app)
 app.add_typer(decoding.app)

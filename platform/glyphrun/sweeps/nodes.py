@@ -58,7 +58,7 @@ def file_nodes(path: Path) -> list[Node]:
     """The nodes of a cluster file: the head, and as many of each type as it may start. Raises ExperimentError."""
     declared = _declared(path)
     head, most = declared.get("head_node_type"), declared.get("max_workers", 0)
-    nodes = []
+    nodes: list[Node] = []
     for name, kind in declared["available_node_types"].items():
         resources = _kept(kind.get("resources", {}))
         if name == head:
@@ -70,7 +70,8 @@ def file_nodes(path: Path) -> list[Node]:
 def local_node(cpus: int, gpus: int, object_store: int) -> Node:
     """This machine as a Ray that a command starts for itself."""
     total = {"CPU": float(cpus), "GPU": float(gpus), "object_store_memory": float(object_store)}
-    kind = get_accelerator_manager_for_resource("GPU").get_current_node_accelerator_type() if gpus else None
+    cards = get_accelerator_manager_for_resource("GPU") if gpus else None
+    kind = cards.get_current_node_accelerator_type() if cards is not None else None
     if kind is not None:
         total[f"accelerator_type:{kind}"] = 1.0
     return Node("this machine", total, total)
