@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+
+class StageProgress(Progress):
+    """Bars with something of the running stage below them."""
+
+    below: RenderableType | None = None
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bars, and what is below them."""
+        yield from super().get_renderables()
+        if self.below is not None:
+            yield self.below
 
 
 class Stages:
     """The stages of a long job, one bar each."""
 
-    def __init__(self, progress: Progress, console: Console) -> None:
+    def __init__(self, progress: StageProgress, console: Console) -> None:
         self.progress, self.console = progress, console
 
     @contextmanager
@@ -23,6 +35,7 @@ class Stages:
         task = self.progress.add_task(f"[bold]{name}", total=total, completed=total if skip else 0, note=note)
         stage = Stage(self.progress, task)
         yield stage
+        self.progress.below = None
         self.progress.update(task, completed=total, total=total)
         if not self.console.is_terminal:
             seconds = self.progress.tasks[task].elapsed or 0.0
@@ -33,7 +46,7 @@ class Stages:
 class Stage:
     """The bar of the stage that runs."""
 
-    progress: Progress
+    progress: StageProgress
     task: TaskID
 
     def advance_to(self, done: int, note: str | None = None) -> None:
@@ -41,6 +54,10 @@ class Stage:
         self.progress.update(self.task, completed=done)
         if note is not None:
             self.progress.update(self.task, note=note)
+
+    def show(self, below: RenderableType) -> None:
+        """What to show below the bars until the stage ends; off a terminal nothing is."""
+        self.progress.below = below
 
 
 @contextmanager
@@ -53,5 +70,5 @@ def show_stages(console: Console) -> Iterator[Stages]:
         TimeElapsedColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with StageProgress(*columns, console=console, disable=not console.is_terminal) as progress:
         yield Stages(progress, console)

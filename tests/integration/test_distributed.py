@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +18,19 @@ from ray import tune
 from safetensors.torch import load_file
 
 from glyphrun.data.batches import load_split
-from glyphrun.data.simulate import SimulatorSettings
-from glyphrun.data.stream import simulate_dataset
 from glyphrun.models.zoo import parse_settings
 from glyphrun.recipe import processor_for
 from glyphrun.sweeps.distributed import DistributedTrial
 from glyphrun.sweeps.errors import ExperimentError
 from glyphrun.sweeps.experiment import Experiment
-from glyphrun.sweeps.plan import plan_trials
+from glyphrun.sweeps.plan import Trial, plan_trials
 from glyphrun.sweeps.train import run_sweep
-from glyphrun.sweeps.trials import TrialRecord, read_outcome, read_reports, trial_folder
+from glyphrun.sweeps.training import Measure
+from glyphrun.sweeps.trials import Outcome, TrialRecord, read_outcome, read_reports, trial_folder
 from glyphrun.text import DIGITS
 
-COUNTS = {"train": 96, "val": 24, "test": 16, "unseen": 16}
+pytestmark = pytest.mark.usefixtures("local_ray")
+
 # No batch norm, which takes the statistics of each share, and nothing random.
 TINY = {
     "encoder": {"stem": "patch", "image": [40, 40], "patch": [8, 8], "width": 16, "depth": 1, "heads": 2},
@@ -53,27 +55,27 @@ def declare(workers: int, candidates: list[dict[str, Any]], **changes: Any) -> E
     )
 
 
-@pytest.fixture(scope="module")
-def local_ray():
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
-    yield
-    ray.shutdown()
+@dataclass(frozen=True)
+class Reports:
+    """Listens to a sweep for its reports alone."""
 
+    on_report: Callable[[str, Mapping[str, Any]], None]
 
-@pytest.fixture(scope="module")
-def dataset(local_ray, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("distributed") / "data"
-    simulate_dataset(folder, SimulatorSettings(), COUNTS, seed=5)
-    return folder
+    def started(self, trial: Trial) -> None: ...
+
+    def reported(self, trial: Trial, told: Mapping[str, Any]) -> None:
+        self.on_report(trial.id, told)
+
+    def ended(self, trial: Trial, outcome: Outcome) -> None: ...
 
 
 def sweep(experiment: Experiment, dataset: Path, folder: Path, on_report=lambda *_: None) -> list[TrialRecord]:
-    return run_sweep(experiment, dataset, folder, on_report, lambda *_: None)
+    return run_sweep(experiment, dataset, folder, [Reports(on_report)])
 
 
 def ray_processes() -> list[psutil.Process]:
     """What Tune and Train have started for trials with several workers."""
-    names = ("RayTrainWorker", "TrainController", "DistributedTrial", "ResourceTrainable", "_Mailbox")
+    names = ("RayTrainWorker", "TrainController", "DistributedTrial", "ResourceTrainable", "Mailbox")
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
@@ -104,9 +106,9 @@ DIVERGING = {**WHOLE, "family": "diverging", "train": {"learning_rate": 1e30, "c
 
 
 @pytest.fixture(scope="module")
-def alone(dataset, tmp_path_factory):
+def alone(local_ray, small_dataset, tmp_path_factory):
     """Two trials of one worker each."""
-    return sweep(declare(1, [WHOLE, ACCUMULATED]), dataset, tmp_path_factory.mktemp("alone"))
+    return sweep(declare(1, [WHOLE, ACCUMULATED]), small_dataset, tmp_path_factory.mktemp("alone"))
 
 
 def losses(record: TrialRecord) -> list[float]:
@@ -114,7 +116,10 @@ def losses(record: TrialRecord) -> list[float]:
     return [report["train_loss"] for report in record.reports]
 
 
-def assert_same_weights(one: TrialRecord, other: TrialRecord) -> None:
+def assert_same_training(one: TrialRecord, other: TrialRecord) -> None:
+    assert one.outcome.status == other.outcome.status == "finished"
+    assert losses(one) == pytest.approx(losses(other), abs=1e-3)
+    assert losses(one)[-1] < 0.95 * losses(one)[0]
     weights, expected = (load_file(record.checkpoint / "weights.safetensors") for record in (one, other))
     assert weights.keys() == expected.keys()
     moved = 0.0
@@ -128,31 +133,29 @@ def assert_same_weights(one: TrialRecord, other: TrialRecord) -> None:
 
 
 @pytest.mark.slow
-def test_two_workers_have_the_curve_and_the_weights_of_one_with_twice_the_batch(alone, dataset, tmp_path):
-    """Each takes 4 of 8 items, one trial also over 2 batches a step; what diverges says so from a worker."""
-    *shared, diverging = sweep(declare(2, [WHOLE, ACCUMULATED, DIVERGING]), dataset, tmp_path)
-    for one, other in zip(shared, alone, strict=True):
-        assert one.outcome.status == other.outcome.status == "finished"
-        assert losses(one) == pytest.approx(losses(other), abs=1e-3)
-        assert losses(one)[-1] < 0.95 * losses(one)[0]
-        assert_same_weights(one, other)
+def test_two_workers_have_the_curve_and_the_weights_of_one_with_twice_the_batch(alone, small_dataset, tmp_path):
+    """Each takes 4 of 8 items over 2 batches a step; what diverges before it says so from a worker and makes room."""
+    diverging, accumulated = sweep(declare(2, [DIVERGING, ACCUMULATED]), small_dataset, tmp_path)
+    assert_same_training(accumulated, alone[1])
     assert diverging.outcome.status == "failed"
     assert "lower the learning rate" in str(diverging.outcome.reason)
     assert everything_is_given_back()
 
 
 @pytest.mark.slow
-def test_a_trial_that_the_scheduler_stops_gives_everything_back_and_has_no_step_beyond(alone, dataset, tmp_path):
+def test_a_trial_that_the_scheduler_stops_gives_everything_back_and_has_no_step_beyond(alone, small_dataset, tmp_path):
     """Two trials, one after the other on the same two cores; what was stopped can be continued to the same end."""
     experiment = declare(2, [WHOLE, ACCUMULATED])
     trials = plan_trials(experiment)
     for trial in trials:
         trial_folder(tmp_path, trial).mkdir(parents=True)
     processor = processor_for(parse_settings(trials[0].settings))
-    data = ray.put(tuple(load_split(dataset, split, processor) for split in ("train", "val")))
+    data = ray.put(tuple(load_split(small_dataset, split, processor) for split in ("train", "val")))
     trainable = tune.with_parameters(
         DistributedTrial,
         run_dir=tmp_path,
+        dataset=small_dataset,
+        measure=Measure(),
         charset=DIGITS,
         splits={processor: data},
         workers=2,
@@ -174,9 +177,8 @@ def test_a_trial_that_the_scheduler_stops_gives_everything_back_and_has_no_step_
         folder = trial_folder(tmp_path, trial)
         assert [report["step"] for report in read_reports(folder)] == [4, 8]
         assert read_outcome(folder) is None
-    for one, other in zip(sweep(experiment, dataset, tmp_path), alone, strict=True):
-        assert losses(one) == pytest.approx(losses(other), abs=1e-3)
-        assert_same_weights(one, other)
+    (continued,) = sweep(declare(2, [WHOLE]), small_dataset, tmp_path)
+    assert_same_training(continued, alone[0])
 
 
 def kill_a_worker() -> None:
@@ -186,7 +188,7 @@ def kill_a_worker() -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_once_costs_the_steps_since_the_checkpoint_and_nothing_else(alone, dataset, tmp_path):
+def test_a_worker_that_dies_once_costs_the_steps_since_the_checkpoint_and_nothing_else(alone, small_dataset, tmp_path):
     killed: list[int] = []
 
     def kill(_: str, report: dict[str, Any]) -> None:
@@ -194,34 +196,32 @@ def test_a_worker_that_dies_once_costs_the_steps_since_the_checkpoint_and_nothin
             killed.append(report["step"])
             kill_a_worker()
 
-    (record,) = sweep(declare(2, [WHOLE]), dataset, tmp_path, kill)
+    (record,) = sweep(declare(2, [WHOLE]), small_dataset, tmp_path, kill)
     assert killed == [8]
-    assert record.outcome.status == "finished"
-    assert losses(record) == pytest.approx(losses(alone[0]), abs=1e-3)
-    assert_same_weights(record, alone[0])
+    assert_same_training(record, alone[0])
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_again_fails_the_trial_with_its_reason_and_leaves_nothing_behind(dataset, tmp_path):
-    (record,) = sweep(declare(2, [WHOLE]), dataset, tmp_path, lambda *_: kill_a_worker())
+def test_a_worker_that_dies_again_fails_the_trial_with_its_reason_and_leaves_nothing_behind(small_dataset, tmp_path):
+    (record,) = sweep(declare(2, [WHOLE]), small_dataset, tmp_path, lambda *_: kill_a_worker())
     assert record.outcome.status == "failed"
     assert "worker " in str(record.outcome.reason)
     assert "of 2 failed: The actor is dead because its worker process has died" in str(record.outcome.reason)
     assert everything_is_given_back()
 
 
-def test_more_workers_than_the_cluster_has_room_for_are_refused_at_once(dataset, tmp_path):
+def test_more_workers_than_the_cluster_has_room_for_are_refused_at_once(small_dataset, tmp_path):
     with pytest.raises(
         ExperimentError, match="workers_per_trial is 3, each with 1 CPU, and the cluster has room for 2"
     ):
-        sweep(declare(3, [WHOLE]), dataset, tmp_path)
+        sweep(declare(3, [WHOLE]), small_dataset, tmp_path)
     with pytest.raises(
         ExperimentError, match="workers_per_trial is 2, each with 2 CPU, and the cluster has room for 1"
     ):
-        sweep(declare(2, [WHOLE], resources={"cpus": 2}), dataset, tmp_path)
+        sweep(declare(2, [WHOLE], resources={"cpus": 2}), small_dataset, tmp_path)
 
 
-def test_a_batch_that_workers_cannot_share_is_refused_at_once(dataset, tmp_path):
+def test_a_batch_that_workers_cannot_share_is_refused_at_once(small_dataset, tmp_path):
     single = {**WHOLE, "train": {"batch_size": 1}}
     with pytest.raises(ExperimentError, match="has a batch_size of 1, which 2 workers cannot share"):
-        sweep(declare(2, [single]), dataset, tmp_path)
+        sweep(declare(2, [single]), small_dataset, tmp_path)

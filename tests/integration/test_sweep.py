@@ -10,13 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
-import ray
 from rich.console import Console
 
 from glyphrun.bundle import load_engine, read_manifest
 from glyphrun.data.batches import load_split
-from glyphrun.data.simulate import SimulatorSettings
-from glyphrun.data.stream import simulate_dataset
+from glyphrun.data.sample import iterate_samples
+from glyphrun.data.shards import write_samples
 from glyphrun.evaluation.evaluate import evaluate
 from glyphrun.progress import show_stages
 from glyphrun.report.run import report_run
@@ -24,9 +23,10 @@ from glyphrun.sweeps.errors import ExperimentError
 from glyphrun.sweeps.experiment import Experiment
 from glyphrun.sweeps.plan import plan_trials
 from glyphrun.sweeps.run import claim_run, sweep_to_results
+from glyphrun.sweeps.train import run_sweep
 from glyphrun.sweeps.trials import read_outcome, read_reports, trial_folder
+from glyphrun.text import DIGITS
 
-COUNTS = {"train": 96, "val": 24, "test": 16, "unseen": 16}
 TINY = {"encoder": {"width": 16, "heads": 2}, "decoder_heads": 2}
 
 
@@ -55,24 +55,10 @@ def declare(**changes) -> Experiment:
 
 
 @pytest.fixture(scope="module")
-def local_ray():
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def dataset(local_ray, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sweep") / "data"
-    simulate_dataset(folder, SimulatorSettings(), COUNTS, seed=5)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def run(dataset, tmp_path_factory):
+def run(local_ray, small_dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     with claim_run(folder, declare()), show_stages(Console(quiet=True)) as stages:
-        results = sweep_to_results(declare(), dataset, folder, stages)
+        results = sweep_to_results(declare(), small_dataset, folder, stages)
     return folder, results
 
 
@@ -98,15 +84,15 @@ def test_curves_stand_at_the_declared_steps(run):
             assert [point["step"] for point in trial["curve"]] == [10, 20, 30]
 
 
-def test_held_out_splits_are_scored_for_the_winner_and_the_bundle_gives_the_same(run, dataset):
+def test_held_out_splits_are_scored_for_the_winner_and_the_bundle_gives_the_same(run, small_dataset):
     folder, results = run
     assert list(results["splits"]) == ["val", "test", "unseen"]
     engine = load_engine(folder / "bundle")
-    again = evaluate(engine, load_split(dataset, "test", engine.processor)).to_json()
+    again = evaluate(engine, load_split(small_dataset, "test", engine.processor)).to_json()
     assert {key: again[key] for key in ("n", "exact", "cer")} == {
         key: results["splits"]["test"][key] for key in ("n", "exact", "cer")
     }
-    assert results["run"]["dataset"]["counts"] == COUNTS
+    assert results["run"]["dataset"]["counts"] == {"train": 60, "val": 20, "test": 20, "unseen": 20}
 
 
 def test_what_val_says_of_confidence_travels_in_the_bundle(run):
@@ -129,11 +115,11 @@ def test_the_report_shows_every_trial(run):
     assert all(trial["id"] in page for trial in results["trials"])
 
 
-def test_a_finished_run_is_not_done_again_and_takes_no_other_experiment(run, dataset):
+def test_a_finished_run_is_not_done_again_and_takes_no_other_experiment(run, small_dataset):
     folder, results = run
     before = (folder / "results.json").stat().st_mtime_ns
     with show_stages(Console(quiet=True)) as stages:
-        assert sweep_to_results(declare(), dataset, folder, stages) == results
+        assert sweep_to_results(declare(), small_dataset, folder, stages) == results
     assert (folder / "results.json").stat().st_mtime_ns == before
     with pytest.raises(ExperimentError, match="another experiment"), claim_run(folder, declare(seed=9)):
         pass
@@ -145,27 +131,94 @@ def test_a_finished_run_is_not_done_again_and_takes_no_other_experiment(run, dat
         pass
 
 
-def test_a_run_is_not_continued_on_other_data(run, dataset, tmp_path):
+def test_a_run_is_not_continued_on_other_data(run, small_dataset, tmp_path):
     folder, _ = run
-    simulate_dataset(tmp_path / "other", SimulatorSettings(), COUNTS, seed=6)
+    samples = iterate_samples(small_dataset)
+    next(samples)
+    card = {"name": "other", "licence": "none", "description": "The same but for one tracklet.", "charset": DIGITS}
+    write_samples(samples, tmp_path / "other", **card)
     with show_stages(Console(quiet=True)) as stages, pytest.raises(ExperimentError, match="other data"):
         sweep_to_results(declare(), tmp_path / "other", folder, stages)
 
 
-def test_a_run_broken_off_after_its_bundle_is_concluded_again(run, dataset, tmp_path):
+def test_a_run_broken_off_after_its_bundle_is_concluded_again(run, small_dataset, tmp_path):
     folder, results = run
     broken = tmp_path / "run"
     shutil.copytree(folder, broken)
     (broken / "results.json").unlink()
     with show_stages(Console(quiet=True)) as stages:
-        again = sweep_to_results(declare(), dataset, broken, stages)
+        again = sweep_to_results(declare(), small_dataset, broken, stages)
     assert [trial["val"] for trial in again["trials"]] == [trial["val"] for trial in results["trials"]]
     assert (broken / "bundle/SHA256SUMS").exists()
 
 
-def test_more_cores_than_there_are_is_refused_at_once(dataset, tmp_path):
+def test_more_cores_than_there_are_is_refused_at_once(local_ray, small_dataset, tmp_path):
     with show_stages(Console(quiet=True)) as stages, pytest.raises(ExperimentError, match="resources.cpus is 64"):
-        sweep_to_results(declare(resources={"cpus": 64}), dataset, tmp_path, stages)
+        sweep_to_results(declare(resources={"cpus": 64}), small_dataset, tmp_path, stages)
+
+
+def sweep(experiment: Experiment, dataset: Path, folder: Path, **options) -> dict:
+    with claim_run(folder, experiment), show_stages(Console(quiet=True)) as stages:
+        return sweep_to_results(experiment, dataset, folder, stages, **options)
+
+
+SHORT = {"steps": 10, "batch_size": 8, "evaluate_every": 5, "checkpoint_every": 5, "warmup": 2}
+SEARCHED = {
+    "family": "digits",
+    "recognizer": "query-digits-nano",
+    "changes": TINY,
+    "space": {"train.learning_rate": {"log_uniform": [0.0005, 0.01]}},
+}
+
+
+def test_trials_are_added_to_a_finished_sweep_whose_searcher_is_told_of_what_is_known(
+    local_ray, small_dataset, tmp_path
+):
+    """A learning searcher, three trials and then two more; what was trained before is left alone."""
+    experiment = declare(
+        trials=3, candidates=[SEARCHED], train=SHORT, scheduler={"kind": "none"}, searcher={"kind": "tpe", "startup": 2},
+        keep_checkpoints=1,
+    )  # fmt: skip
+    with pytest.raises(ExperimentError, match="the sweep has not finished"):
+        sweep(experiment, small_dataset, tmp_path, extend=2)
+    before = sweep(experiment, small_dataset, tmp_path)
+    states = {trial["id"]: trial["curve"] for trial in before["trials"]}
+    assert len(states) == 3 and before["run"]["extended"] == []
+    weights = {path.parents[1].name for path in (tmp_path / "trials").glob("*/checkpoint/weights.safetensors")}
+    kept = {trial["id"] for trial in before["trials"] if trial["on_front"]} | {before["winner"]}
+    assert kept <= weights < set(states) | kept
+    after = sweep(experiment, small_dataset, tmp_path, extend=2)
+    assert len(after["trials"]) == 5 and after["run"]["extended"] == [2]
+    assert [trial["id"] for trial in after["trials"]][:3] == list(states)
+    for trial in after["trials"]:
+        assert trial["status"] == "finished" and trial["latency_ms"]["p50"] > 0
+        assert states.get(trial["id"], trial["curve"]) == trial["curve"]
+    assert len({trial["changes"]["train.learning_rate"] for trial in after["trials"]}) == 5
+    assert sweep(experiment, small_dataset, tmp_path) == after
+    events = [path.parents[1].name for path in (tmp_path / "trials").glob("*/tensorboard/events*")]
+    assert sorted(events) == [trial["id"] for trial in after["trials"]]
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [{"kind": "hyperband", "grace_steps": 5, "reduction": 2}, {"kind": "median", "grace_steps": 5, "trials": 1}],
+)
+def test_other_schedulers_bring_every_trial_to_an_end(local_ray, small_dataset, tmp_path, scheduler):
+    experiment = declare(trials=4, candidates=[SEARCHED], train={**SHORT, "steps": 20}, scheduler=scheduler)
+    for record in run_sweep(experiment, small_dataset, tmp_path):
+        steps = [report["step"] for report in record.reports]
+        assert steps == list(range(5, steps[-1] + 1, 5))
+        assert record.outcome.status == ("finished" if steps[-1] == 20 else "stopped")
+
+
+def test_a_budget_that_is_spent_ends_the_sweep_and_a_larger_one_goes_on_with_it(local_ray, small_dataset, tmp_path):
+    small, large = (
+        declare(trials=3, candidates=[SEARCHED], train=SHORT, scheduler={"kind": "none"}, budget={"steps": steps})
+        for steps in (10, 100)
+    )
+    records = run_sweep(small, small_dataset, tmp_path)
+    assert any("the budget of 10 steps was spent" in str(record.outcome.reason) for record in records)
+    assert {record.outcome.status for record in run_sweep(large, small_dataset, tmp_path)} == {"finished"}
 
 
 SWEEP = """
@@ -184,9 +237,9 @@ with show_stages(Console(quiet=True)) as stages:
 
 
 @pytest.mark.slow
-def test_a_sweep_whose_driver_is_killed_goes_on_and_loses_no_report(dataset, tmp_path):
-    train = {"steps": 400, "batch_size": 8, "evaluate_every": 20, "checkpoint_every": 5, "warmup": 2}
-    script = SWEEP.format(tests=str(Path(__file__).parent), train=train, dataset=str(dataset), run=str(tmp_path))
+def test_a_sweep_whose_driver_is_killed_goes_on_and_loses_no_report(small_dataset, tmp_path):
+    train = {"steps": 160, "batch_size": 8, "evaluate_every": 20, "checkpoint_every": 5, "warmup": 2}
+    script = SWEEP.format(tests=str(Path(__file__).parent), train=train, dataset=str(small_dataset), run=str(tmp_path))
     trials = plan_trials(declare(train=train))
     folder = trial_folder(tmp_path, trials[0])
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}

@@ -100,6 +100,7 @@ def test_where_the_data_lie_and_how_much_may_be_spent_make_no_other_experiment(t
         (BASE + "resources: {gpus: 1.5}\n", "gpus is 1.5: give a part of one, or a whole number"),
         (BASE + "    resources: {acelerator_type: T4}\n", "did you mean accelerator_type"),
         (BASE + "scheduler: {kind: pbt}\nsearcher: {kind: tpe}\n", "pbt changes settings itself"),
+        (BASE + "scheduler: {kind: hyperband}\nsearcher: {kind: tpe}\n", "and tpe proposes them one by one"),
         (BASE.replace("train.learning_rate", "train.warmup") + "scheduler: {kind: pbt}\n", "'digits' searches none"),
         (BASE + "decode_search: {space: {widht: [1]}}\n", "decode_search: .*'widht': did you mean width"),
         ("- just\n- a list\n", "holds no keys"),

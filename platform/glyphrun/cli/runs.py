@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from glyphrun.cli.options import (
     REGISTRY,
+    JsonOption,
     RegistryOption,
     console,
     plain_errors,
 )
+
+if TYPE_CHECKING:
+    from glyphrun.sweeps.experiment import Experiment
 
 app = typer.Typer()
 
@@ -62,28 +67,79 @@ def sweep(
     experiment: ExperimentArgument,
     dataset: SweptDataset = None,
     run_dir: Annotated[
-        Path | None, typer.Option(help="Where the run is kept, and found again to go on.", show_default=False)
+        Path | None,
+        typer.Option(help="Where the run is kept, and found again to go on; runs/NAME without it.", show_default=False),
     ] = None,
     sets: SetOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the trials, what each reserves and what they would cost; run none.")
+    ] = False,
+    tflops: Annotated[
+        float | None, typer.Option(help="With --dry-run: 10¹² operations a second that the target sustains.", min=0.001)
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Refuse to begin anew: there must be a run to go on with.")
+    ] = False,
+    extend: Annotated[int, typer.Option(help="Add so many trials to a run that has finished.", min=0)] = 0,
+    mlflow: Annotated[
+        str | None, typer.Option(help="Tell an MLflow too, such as sqlite:///mlflow.db.", show_default=False)
+    ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Train the trials of an experiment, choose the winner and write report.html.
 
-    Example: [bold]glyphrun sweep experiments/demo.yaml shirts --run-dir runs/shirts[/]
+    The same command goes on where a run was broken off. Example: [bold]glyphrun sweep experiments/demo.yaml shirts --run-dir runs/shirts[/]
     """
-    from glyphrun.cluster import ray_for_command
-    from glyphrun.progress import show_stages
-    from glyphrun.report.run import report_run
     from glyphrun.sweeps.load import dataset_of, load_experiment
-    from glyphrun.sweeps.run import claim_run, sweep_to_results
 
     with plain_errors():
         declared = load_experiment(experiment, sets or ())
-        data = dataset_of(declared, dataset)
         folder = (run_dir or Path("runs") / declared.name).absolute()
-        with claim_run(folder, declared), ray_for_command(), show_stages(console) as stages:
-            results = sweep_to_results(declared, data, folder, stages)
+        if dry_run:
+            _preview(declared, dataset, tflops, as_json)
+            return
+        data = dataset_of(declared, dataset)
+        results = _sweep(declared, data, folder, resume or bool(extend), extend, mlflow)
+        from glyphrun.report.run import report_run
+
+        report = report_run(folder)
+        if as_json:
+            typer.echo(json.dumps({"winner": results["winner"], **results["selection"], "report": str(report)}))
+            return
         console.print(results["selection"]["reason"])
-        console.print(str(report_run(folder)), soft_wrap=True)
+        console.print(str(report), soft_wrap=True)
+
+
+def _preview(declared: Experiment, dataset: Path | None, tflops: float | None, as_json: bool) -> None:
+    from glyphrun.cluster import gpus
+    from glyphrun.sweeps.estimate import time_trials
+    from glyphrun.sweeps.load import dataset_of
+    from glyphrun.sweeps.plan import plan_trials
+    from glyphrun.sweeps.preview import preview, preview_json
+
+    there = dataset is not None or declared.dataset is not None
+    trials = plan_trials(declared)
+    estimates = time_trials(trials, dataset_of(declared, dataset)) if there else {}
+    if as_json:
+        typer.echo(json.dumps(preview_json(declared, estimates, gpus=gpus())))
+        return
+    for part in preview(declared, estimates, gpus=gpus(), tflops=tflops):
+        console.print(part)
+
+
+def _sweep(
+    declared: Experiment, dataset: Path, folder: Path, resume: bool, extend: int, mlflow: str | None
+) -> dict[str, Any]:
+    from glyphrun.cluster import ray_for_command
+    from glyphrun.progress import show_stages
+    from glyphrun.sweeps.run import claim_run, holds_a_run, sweep_to_results
+    from glyphrun.sweeps.tracking import MLflow
+
+    if resume and not holds_a_run(folder):
+        raise ValueError(f"{folder} holds no run to go on with: leave out --resume and --extend, or name its --run-dir")
+    with claim_run(folder, declared), ray_for_command(), show_stages(console) as stages:
+        listeners = [MLflow(mlflow, declared.name, folder)] if mlflow else []
+        return sweep_to_results(declared, dataset, folder, stages, extend=extend, listeners=listeners)
 
 
 @app.command()
@@ -92,8 +148,6 @@ def schema() -> None:
 
     Example: [bold]glyphrun schema > experiments/experiment.schema.json[/]
     """
-    import json
-
     from glyphrun.sweeps.load import experiment_schema
 
     typer.echo(json.dumps(experiment_schema(), indent=1, ensure_ascii=False))

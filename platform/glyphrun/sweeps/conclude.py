@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shutil
@@ -9,8 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -33,8 +35,11 @@ from glyphrun.recipe import codec_for, processor_for
 from glyphrun.subwords import SubwordCodec
 from glyphrun.sweeps.confidence import settle_confidence
 from glyphrun.sweeps.experiment import Experiment
+from glyphrun.sweeps.policies import MAXIMIZED, Budget
+from glyphrun.sweeps.retention import drop_weights, has_weights, kept_cost
 from glyphrun.sweeps.select import Measured, NoCandidate, pareto_front, select
-from glyphrun.sweeps.trials import TrialRecord, write_json
+from glyphrun.sweeps.training import cost_of_a_million, weights_mib
+from glyphrun.sweeps.trials import TrialRecord, read_outcome, write_json
 from glyphrun.text import Codec
 from glyphrun.training.checkpoint import load_checkpoint
 from glyphrun.training.start import start_recognizer
@@ -42,7 +47,19 @@ from glyphrun.training.start import start_recognizer
 LATENCY_REPEATS = 30
 EXAMPLES = 24
 ADAPTER = "adapter"  # beside a trial's checkpoint: what LoRA changed, alone
-PACKAGES = ("ray", "torch", "timm", "transformers", "peft", "editdistance", "numpy", "pyarrow")
+PACKAGES = (
+    "ray",
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "peft",
+    "optuna",
+    "editdistance",
+    "numpy",
+    "pillow",
+    "pyarrow",
+)
 
 
 def conclude(
@@ -53,13 +70,16 @@ def conclude(
     *,
     started: datetime,
     seconds: float,
+    extended: Sequence[int] = (),
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
     """Choose the winner, score it once on every split but train, and write bundle, examples and results.json.
 
-    seconds: wall time of the sweep. progress is told each step. Returns the results. Raises NoCandidate.
+    seconds: wall time of the sweep; extended: how many trials were added each time. progress is told each step. Returns the
+    results. Raises NoCandidate.
     """
-    trained = [record for record in records if record.reports]
+    reported = [record for record in records if record.reports]
+    trained = [record for record in reported if has_weights(record)]
     if not trained:
         reasons = "; ".join(f"{record.trial.id}: {record.outcome.reason}" for record in records)
         raise NoCandidate(f"no trial has a result: {reasons}")
@@ -77,11 +97,27 @@ def conclude(
         }
         for record, engine, latency in zip(trained, engines, latencies, strict=True)
     }
+    for record, engine in zip(trained, engines, strict=True):
+        costs[record.trial.id]["memory_mib"] = weights_mib(engine)
+    # A loser of before an extension is on the leaderboard, and has no weights to win with.
+    costs |= {record.trial.id: cost for record in reported if (cost := kept_cost(record)) and record not in trained}
     measured = [
-        Measured(record.trial.id, record.reports[-1]["scores"]["exact"], costs[record.trial.id]["latency_ms"]["p50"])
+        Measured(
+            record.trial.id,
+            record.reports[-1]["scores"]["exact"],
+            costs[record.trial.id]["latency_ms"]["p50"],
+            record.reports[-1]["scores"]["cer"],
+            record.trial.configuration,
+        )
         for record in trained
     ]
-    selection = select(measured, experiment.budget.latency_ms)
+    objective: Literal["exact", "cer"] = "cer" if experiment.objectives[0] == "cer" else "exact"
+    selection = select(measured, experiment.budget.latency_ms, objective)
+    values = {record.trial.id: _values(record, costs[record.trial.id], experiment.budget) for record in reported}
+    named = experiment.objectives if len(experiment.objectives) > 1 else [objective, "ms"]
+    front = pareto_front(
+        {trial: [value[name] * (1 if name in MAXIMIZED else -1) for name in named] for trial, value in values.items()}
+    )
     winner = next(
         (record, engine) for record, engine in zip(trained, engines, strict=True) if record.trial.id == selection.winner
     )
@@ -119,7 +155,6 @@ def conclude(
     )
     progress("examples")
     examples = _examples(dataset, run_dir, experiment.seed)
-    front = pareto_front(measured)
     results = {
         "schema": 1,
         "run": {
@@ -130,8 +165,14 @@ def conclude(
             "experiment_hash": experiment.hash(),
             "seed": experiment.seed,
             "code_version": glyphrun.__version__,
+            "code_hash": code_hash(),
+            "extended": list(extended),
+            "spent": any(
+                record.outcome.status == "stopped" and read_outcome(record.folder) is None for record in records
+            ),
+            "limits": {"hours": experiment.budget.hours, "steps": experiment.budget.steps},
             "machine": _machine(winner[1].precision),
-            "packages": {package: version(package) for package in PACKAGES},
+            "packages": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
             "dataset": {
                 "name": read_card(dataset).name,
                 "hash": dataset_hash(dataset),
@@ -139,15 +180,42 @@ def conclude(
             },
         },
         "budget": {"latency_ms": experiment.budget.latency_ms},
-        "trials": [_leaderboard_row(record, costs, experiment, front) for record in records],
+        "objectives": list(experiment.objectives),
+        "trials": [
+            {**_leaderboard_row(record, costs, experiment, front), "objectives": values.get(record.trial.id)}
+            for record in records
+        ],
         "winner": selection.winner,
         "selection": {"rule": selection.rule, "reason": selection.reason},
         "splits": splits,
         "confidence": confidence,
         "examples": examples,
     }
+    if experiment.keep_checkpoints is not None:
+        ranked = sorted(measured, key=lambda one: (-one.value(objective), one.latency_ms))[
+            : experiment.keep_checkpoints
+        ]
+        drop_weights(trained, costs, {selection.winner, *front, *(one.trial for one in ranked)})
     write_json(run_dir / "results.json", results)
     return results
+
+
+def code_hash() -> str:
+    """sha256 of the library's source, by which two results of one version can be told apart."""
+    root = Path(str(files("glyphrun")))
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _values(record: TrialRecord, cost: dict[str, Any], budget: Budget) -> dict[str, float]:
+    """The objectives of a trial: on val at its last report, and what reading costs."""
+    scores, ms = record.reports[-1]["scores"], cost["latency_ms"]["p50"]
+    values = {"exact": scores["exact"], "cer": scores["cer"], "ms": ms, "memory": cost["memory_mib"]}
+    if budget.price_per_hour is not None:
+        values["cost"] = cost_of_a_million(ms, budget.price_per_hour)
+    return values
 
 
 def labels(dataset: Path) -> list[str]:
@@ -238,7 +306,7 @@ def _leaderboard_row(
     record: TrialRecord, costs: dict[str, dict[str, Any]], experiment: Experiment, front: set[str]
 ) -> dict[str, Any]:
     trial = record.trial
-    cost = costs.get(trial.id, {"parameters": None, "gflops": None, "latency_ms": None})
+    cost = costs.get(trial.id, {"parameters": None, "gflops": None, "latency_ms": None, "memory_mib": None})
     last = record.reports[-1] if record.reports else None
     latency = cost["latency_ms"]
     return {
@@ -248,6 +316,9 @@ def _leaderboard_row(
         "changes": trial.sampled,
         "status": record.outcome.status,
         "reason": record.outcome.reason,
+        "retried": record.outcome.retried,
+        "seed": trial.train.seed,
+        "configuration": trial.configuration,
         "step": last["step"] if last else 0,
         "max_steps": trial.train.steps,
         "seconds": last["seconds"] if last else 0.0,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from pathlib import Path
 from textwrap import shorten
@@ -20,8 +19,9 @@ from glyphrun.models.zoo import parse_settings
 from glyphrun.recipe import processor_for
 from glyphrun.sweeps.errors import ExperimentError
 from glyphrun.sweeps.experiment import Experiment
+from glyphrun.sweeps.mailbox import Mailbox
 from glyphrun.sweeps.plan import Trial
-from glyphrun.sweeps.training import earlier_metrics, train_trial
+from glyphrun.sweeps.training import Measure, earlier_metrics, load_splits, train_trial
 from glyphrun.sweeps.trials import read_outcome, trial_folder
 from glyphrun.training.parallel import Workers
 
@@ -85,8 +85,10 @@ class DistributedTrial(tune.Trainable):
         config: dict[str, Any],
         *,
         run_dir: Path,
+        dataset: Path,
         charset: str,
         splits: dict[ImageProcessor, ray.ObjectRef],
+        measure: Measure,
         workers: int,
         gpus: int,
     ) -> None:
@@ -99,14 +101,16 @@ class DistributedTrial(tune.Trainable):
         if self.outcome is not None:
             return
         self.failure: WorkersFailed | None = None
-        self.mailbox: Any = ray.remote(num_cpus=0)(_Mailbox).remote()
+        self.mailbox: Any = ray.remote(num_cpus=0)(Mailbox).remote()
         trainer = ray.train.torch.TorchTrainer(
             _work,
             train_loop_config={
                 "trial": config["trial"],
                 "folder": folder,
                 "charset": charset,
-                "split": splits[processor_for(parse_settings(trial.settings))],
+                "split": splits.get(processor_for(parse_settings(trial.settings))),
+                "dataset": dataset,
+                "measure": measure,
                 "mailbox": self.mailbox,
                 "threads": int(needed["CPU"]),
             },
@@ -157,40 +161,25 @@ class DistributedTrial(tune.Trainable):
             self.training.join(WIND_DOWN_S)
 
 
-class _Mailbox:
-    """Reports on their way from the first worker to the trial, which answers each: go on, or stop."""
-
-    def __init__(self) -> None:
-        self.reports: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-        self.answers: asyncio.Queue[bool] = asyncio.Queue()
-        self.unanswered = False
-
-    async def send(self, report: dict[str, Any]) -> bool:
-        await self.reports.put(report)
-        return await self.answers.get()
-
-    async def receive(self) -> dict[str, Any] | None:
-        if self.unanswered:
-            await self.answers.put(True)
-        report = await self.reports.get()
-        self.unanswered = report is not None
-        return report
-
-    async def stop(self) -> None:
-        await self.answers.put(False)
-
-    async def close(self) -> None:
-        await self.reports.put(None)
-
-
 def _work(config: dict[str, Any]) -> None:
     """What each worker does, in torch.distributed's group that Train has made."""
     torch.set_num_threads(max(config["threads"], 1))
     context, device = ray.train.get_context(), ray.train.torch.get_device()
     workers = Workers(context.get_world_rank(), context.get_world_size())
-    train, val = ray.get(config["split"])
     trial = Trial.model_validate(config["trial"])
-    told = train_trial(trial, config["folder"], config["charset"], train, val, workers=workers, device=device)
+    processor = processor_for(parse_settings(trial.settings))
+    split = config["split"]  # none if a searcher proposed a size of images that no trial had when the sweep began
+    train, val = load_splits(config["dataset"], processor) if split is None else ray.get(split)
+    told = train_trial(
+        trial,
+        config["folder"],
+        config["charset"],
+        train,
+        val,
+        workers=workers,
+        device=device,
+        measure=config["measure"],
+    )
     for report in told:
         go_on = ray.get(config["mailbox"].send.remote(report)) if workers.first else True
         if not workers.broadcast(go_on, device):

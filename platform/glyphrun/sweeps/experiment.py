@@ -144,6 +144,11 @@ class Experiment(BaseModel):
     def _trials_can_be_planned(self) -> Experiment:
         if self.trials % self.repeats and not isinstance(self.searcher, GridSearch):
             raise ValueError(f"trials is {self.trials}, no multiple of repeats, {self.repeats}: change one of them")
+        if isinstance(self.scheduler, HyperBand) and isinstance(self.searcher, Tpe | Optuna):
+            raise ValueError(
+                f"hyperband compares trials that are all known before, and {self.searcher.kind} proposes them one by one: take "
+                "the scheduler asha, or the searcher random"
+            )
         if isinstance(self.scheduler, Pbt):
             if not isinstance(self.searcher, Random | GridSearch):
                 raise ValueError("pbt changes settings itself: take the searcher random or grid")

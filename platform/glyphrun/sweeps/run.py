@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,9 +16,12 @@ from glyphrun.progress import Stages
 from glyphrun.sweeps.conclude import conclude
 from glyphrun.sweeps.errors import ExperimentError
 from glyphrun.sweeps.experiment import Experiment
-from glyphrun.sweeps.plan import plan_trials
+from glyphrun.sweeps.live import LiveTable
+from glyphrun.sweeps.plan import plan_trials, trial_count
+from glyphrun.sweeps.tracking import TensorBoard
 from glyphrun.sweeps.train import run_sweep
 from glyphrun.sweeps.trials import write_json
+from glyphrun.sweeps.watch import Listener
 
 
 @contextmanager
@@ -49,33 +52,35 @@ def _claim(run_dir: Path, experiment: Experiment) -> None:
         write_json(declared, {"hash": experiment.hash(), "experiment": experiment.model_dump(mode="json")})
 
 
-def sweep_to_results(experiment: Experiment, dataset: Path, run_dir: Path, stages: Stages) -> dict[str, Any]:
-    """Run or continue the sweep, choose the winner and return the results. Needs a Ray that is running."""
+def sweep_to_results(
+    experiment: Experiment,
+    dataset: Path,
+    run_dir: Path,
+    stages: Stages,
+    *,
+    extend: int = 0,
+    listeners: Sequence[Listener] = (),
+) -> dict[str, Any]:
+    """Run or continue the sweep, choose the winner and return the results. Needs a Ray that is running.
+
+    extend: trials to add to a run that has finished; the same once more goes on with them. Raises ExperimentError if it
+    has not.
+    """
     path = run_dir / "results.json"
-    trials = plan_trials(experiment)
     _claim_dataset(run_dir, dataset)
-    done = path.exists()
-    with stages.stage("sweep", len(trials), skip=done) as stage:
+    extended = _extended(run_dir, experiment, extend)
+    planned = plan_trials(experiment, extended)
+    total = trial_count(experiment, extended)
+    done = path.exists() and _covers(path, experiment, extended)
+    with stages.stage("sweep", total, skip=done) as stage:
         if not done:
             started = _first_start(run_dir)
-            best: dict[str, float] = {}
-            ended: set[str] = set()
-
-            def show() -> None:
-                leader = max(best, key=lambda trial: best[trial], default=None)
-                so_far = f" · best exact match on val {best[leader]:.3f}, {leader}" if leader else ""
-                stage.advance_to(len(ended), f"{len(ended)} of {len(trials)} trials ended{so_far}")
-
-            def on_report(trial: str, result: dict[str, Any]) -> None:
-                best[trial] = result["exact"]
-                show()
-
-            def on_end(trial: str, status: str) -> None:
-                ended.add(trial)
-                show()
-
+            steps = sum(trial.train.steps for trial in planned) * total // len(planned)
+            everyone: list[Listener] = [LiveTable(experiment, stage, total, steps), TensorBoard(run_dir), *listeners]
             with _wall_time(run_dir) as seconds_before_and_now:
-                records = run_sweep(experiment, dataset, run_dir, on_report, on_end)
+                records = run_sweep(
+                    experiment, dataset, run_dir, everyone, extended=extended, clock=seconds_before_and_now
+                )
             seconds = seconds_before_and_now()
     with stages.stage("select", 1, skip=done) as stage:
         if not done:
@@ -86,11 +91,47 @@ def sweep_to_results(experiment: Experiment, dataset: Path, run_dir: Path, stage
                 records,
                 started=started,
                 seconds=seconds,
+                extended=extended,
                 progress=lambda step: stage.advance_to(0, step),
             )
         results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         stage.advance_to(1, results["selection"]["reason"])
     return results
+
+
+def holds_a_run(run_dir: Path) -> bool:
+    """Whether something was begun in a folder that can be resumed."""
+    return (run_dir / "experiment.json").exists()
+
+
+def read_extended(run_dir: Path) -> list[int]:
+    """How many trials were added to a run each time."""
+    path = run_dir / "extended.json"
+    return list(json.loads(path.read_text(encoding="utf-8"))["trials"]) if path.exists() else []
+
+
+def _extended(run_dir: Path, experiment: Experiment, extend: int) -> list[int]:
+    """All extensions with the one that is asked for, which is recorded unless it is the one that is not finished."""
+    extended = read_extended(run_dir)
+    path = run_dir / "results.json"
+    if not extend:
+        return extended
+    finished = path.exists() and _covers(path, experiment, extended)
+    if finished:
+        extended = [*extended, extend]
+        plan_trials(experiment, extended)  # raises if there is nothing to add
+        write_json(run_dir / "extended.json", {"trials": extended})
+    elif not extended or extended[-1] != extend:
+        asked = f"the {extended[-1]} trials added before are not finished" if extended else "the sweep has not finished"
+        raise ExperimentError(f"{asked} in {run_dir}: run it without --extend first, or with the same number")
+    return extended
+
+
+def _covers(path: Path, experiment: Experiment, extended: list[int]) -> bool:
+    """Whether results are those of all trials, and were not cut short by a budget that is another now."""
+    run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["run"]
+    limits = {"hours": experiment.budget.hours, "steps": experiment.budget.steps}
+    return bool(run["extended"] == extended and (not run["spent"] or run["limits"] == limits))
 
 
 def _claim_dataset(run_dir: Path, dataset: Path) -> None:

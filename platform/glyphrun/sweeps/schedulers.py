@@ -13,8 +13,9 @@ from ray.tune.schedulers import (
     TrialScheduler,
 )
 
+from glyphrun.sweeps.errors import ExperimentError
 from glyphrun.sweeps.experiment import Experiment
-from glyphrun.sweeps.policies import MAXIMIZED, Asha, HyperBand, Median
+from glyphrun.sweeps.policies import MAXIMIZED, Asha, HyperBand, Median, Pbt
 
 RUNGS = "rungs"  # steps in units of the first rung's, which HyperBand counts in
 
@@ -33,6 +34,7 @@ def tune_scheduler(experiment: Experiment, steps: int) -> TrialScheduler:
             reduction_factor=declared.reduction,
         )
     if isinstance(declared, HyperBand):
+        # Brackets are filled by trials as they come, and halved when all that have come wait.
         return _HyperBandInRungs(declared.grace_steps, metric, mode, steps, declared.reduction)
     if isinstance(declared, Median):
         return MedianStoppingRule(
@@ -42,6 +44,10 @@ def tune_scheduler(experiment: Experiment, steps: int) -> TrialScheduler:
             grace_period=declared.grace_steps,
             min_samples_required=declared.trials,
             min_time_slice=inf,  # type: ignore[arg-type] # a trial that cannot be judged yet goes on, and makes no room for another
+        )
+    if isinstance(declared, Pbt):
+        raise ExperimentError(
+            "scheduler.kind pbt can be declared and not be run yet: take asha, hyperband, median or none"
         )
     return FIFOScheduler()
 

@@ -6,17 +6,17 @@ that the scheduler of a resumed sweep knows all that the first one knew, and no 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import ray
 import torch
 from ray import tune
 
-from glyphrun.data.batches import load_split
 from glyphrun.data.sample import read_card
 from glyphrun.images import ImageProcessor
 from glyphrun.models.zoo import parse_settings
@@ -24,51 +24,58 @@ from glyphrun.recipe import processor_for
 from glyphrun.sweeps.distributed import DistributedTrial, cluster_gpus, trials_at_once
 from glyphrun.sweeps.errors import ExperimentError
 from glyphrun.sweeps.experiment import Experiment
-from glyphrun.sweeps.plan import Trial, plan_trials
+from glyphrun.sweeps.plan import Trial, plan_trials, trial_count
+from glyphrun.sweeps.policies import MEASURED, Optuna, Tpe
 from glyphrun.sweeps.schedulers import stopped_by, tune_scheduler
-from glyphrun.sweeps.training import earlier_metrics, train_trial
+from glyphrun.sweeps.training import Measure, earlier_metrics, load_splits, train_trial
 from glyphrun.sweeps.trials import (
     Outcome,
     TrialRecord,
+    begin,
     read_outcome,
     read_record,
+    read_trials,
     trial_folder,
-    write_json,
-    write_outcome,
 )
+from glyphrun.sweeps.watch import BudgetStopper, Listener, Spending, Watch
 
-OnReport = Callable[[str, dict[str, Any]], None]
+Splits = dict[ImageProcessor, ray.ObjectRef]
 
 
 def run_sweep(
-    experiment: Experiment, dataset: Path, run_dir: Path, on_report: OnReport, on_end: Callable[[str, str], None]
+    experiment: Experiment,
+    dataset: Path,
+    run_dir: Path,
+    listeners: Sequence[Listener] = (),
+    *,
+    extended: Sequence[int] = (),
+    clock: Callable[[], float] | None = None,
+    max_concurrent: int | None = None,
 ) -> list[TrialRecord]:
     """Train the trials of an experiment on a data set and return what became of each.
 
     Run again with the same run_dir, it continues: ended trials stay as they are, others go on from their checkpoints.
-    Needs a Ray that is running. on_report gets a trial's id and each new result, on_end its id and status.
+    Needs a Ray that is running. extended: how many trials were added each time; clock: seconds spent over all attempts.
     """
-    run_dir = run_dir.absolute()
-    trials = plan_trials(experiment)
+    run_dir, started = run_dir.absolute(), monotonic()
+    learns = isinstance(experiment.searcher, Tpe | Optuna)
+    begun = _begun(experiment, run_dir, extended)
+    total = trial_count(experiment, extended)
     gpus = cluster_gpus()
-    cores = ray.cluster_resources().get("CPU", 0)
-    most = max(experiment.resources_of(candidate).needed(gpus)["CPU"] for candidate in experiment.candidates)
-    if most > cores:
-        raise ExperimentError(f"resources.cpus is {most:g} and the cluster has {cores:g}: lower it")
-    at_once = trials_at_once(experiment, trials, gpus)
-    for trial in trials:
-        folder = trial_folder(run_dir, trial)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "trial.json", trial.model_dump(mode="json"))
-    # Decoded once and shared by all trials of this machine without a copy.
-    splits = {
-        processor: tuple(load_split(dataset, split, processor) for split in ("train", "val"))
-        for processor in {processor_for(parse_settings(trial.settings)) for trial in trials}
-    }
+    slots = _slots(experiment, gpus)
+    at_once = trials_at_once(experiment, begun, gpus)
+    limits = [limit for limit in (at_once, max_concurrent) if limit is not None]
+    known_steps = {record.trial.id: record.reports[-1]["step"] for record in _records(run_dir, begun) if record.reports}
+    spending = Spending(experiment.budget, clock or (lambda: monotonic() - started), known_steps)
+    budget = experiment.budget
     given: dict[str, Any] = {
         "run_dir": run_dir,
+        "dataset": dataset.absolute(),
         "charset": read_card(dataset).charset,
-        "splits": {processor: ray.put(parts) for processor, parts in splits.items()},
+        "splits": _shared_splits(dataset, begun),
+        "measure": Measure(
+            tuple(name for name in experiment.objectives if name in MEASURED), budget.frames, budget.price_per_hour
+        ),
     }
     if experiment.workers_per_trial == 1:
         trainable = tune.with_resources(
@@ -79,17 +86,27 @@ def run_sweep(
         shared = tune.with_parameters(DistributedTrial, workers=experiment.workers_per_trial, gpus=gpus, **given)
         # Its workers reserve what they need themselves, outside of what Tune reserves, which must be something.
         trainable = tune.with_resources(shared, tune.PlacementGroupFactory([{"memory": 1}]))
+    search: dict[str, Any] = {}
+    if learns:
+        from glyphrun.sweeps.supply import Supply  # here: Optuna takes a while to import
+
+        search = {
+            "search_alg": Supply(experiment, run_dir, begun, total, min([slots, *limits])),
+            "num_samples": total,
+        }
     tuner = tune.Tuner(
         trainable,
-        param_space={"trial": tune.grid_search([trial.model_dump(mode="json") for trial in trials])},
+        param_space={} if learns else {"trial": tune.grid_search([trial.model_dump(mode="json") for trial in begun])},
         tune_config=tune.TuneConfig(
-            scheduler=tune_scheduler(experiment, max(trial.train.steps for trial in trials)),
-            max_concurrent_trials=at_once,
+            scheduler=tune_scheduler(experiment, max(trial.train.steps for trial in begun)),
+            max_concurrent_trials=None if learns else min(limits, default=None),
+            **search,
         ),
         run_config=tune.RunConfig(
             name=f"attempt-{sum(1 for _ in (run_dir / 'tune').glob('attempt-*')) + 1}",
             storage_path=str(run_dir / "tune"),
-            callbacks=[_Watch(run_dir, stopped_by(experiment), on_report, on_end)],
+            callbacks=[Watch(run_dir, stopped_by(experiment), spending, listeners)],
+            stop=BudgetStopper(spending),
             failure_config=tune.FailureConfig(max_failures=1),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a trial's folder holds its own
             verbose=0,
@@ -100,18 +117,54 @@ def run_sweep(
     for result in (grid[number] for number in range(len(grid))):
         if result.error is not None and result.config is not None:
             lost[result.config["trial"]["id"]] = str(result.error).strip().splitlines()[-1]
-    records = [read_record(run_dir, trial) for trial in trials]
-    # A trial that was lost to a full disk or a killed worker is failed in this attempt; the next one goes on with it.
     return [
-        replace(record, outcome=Outcome("failed", lost[record.trial.id]))
-        if record.outcome.status == "interrupted" and record.trial.id in lost
-        else record
-        for record in records
+        replace(record, outcome=_of_this_attempt(record, lost, spending.reason()))
+        for record in _records(run_dir, read_trials(run_dir) if learns else begun)
     ]
 
 
+def _begun(experiment: Experiment, run_dir: Path, extended: Sequence[int]) -> list[Trial]:
+    """The trials that are known before Tune starts, each with its folder."""
+    planned = plan_trials(experiment, extended)
+    for trial in planned:
+        begin(run_dir, trial)
+    return planned + [trial for trial in read_trials(run_dir) if trial.number >= len(planned)]
+
+
+def _records(run_dir: Path, trials: Sequence[Trial]) -> list[TrialRecord]:
+    return [read_record(run_dir, trial) for trial in trials]
+
+
+def _of_this_attempt(record: TrialRecord, lost: Mapping[str, str], spent: str | None) -> Outcome:
+    """How a trial stands after an attempt; what the next one goes on with is in no trial's folder."""
+    if record.outcome.status != "interrupted":
+        return record.outcome
+    if record.trial.id in lost:  # to a full disk or a killed worker
+        return Outcome("failed", lost[record.trial.id])
+    if spent is not None:
+        step = record.reports[-1]["step"] if record.reports else 0
+        return Outcome("stopped", f"{spent} at its step {step}" if step else f"{spent} before it reported")
+    return record.outcome
+
+
+def _slots(experiment: Experiment, gpus: int) -> int:
+    """How many trials the cluster has room for. Raises ExperimentError if a trial is too large for it."""
+    has = ray.cluster_resources()
+    asked = [experiment.resources_of(candidate).needed(gpus) for candidate in experiment.candidates]
+    cpus = max(one["CPU"] for one in asked)
+    if cpus > has.get("CPU", 0):
+        raise ExperimentError(f"resources.cpus is {cpus:g} and the cluster has {has.get('CPU', 0):g}: lower it")
+    return max(min(int(has.get(name, 0) // amount) for one in asked for name, amount in one.items() if amount), 1)
+
+
+def _shared_splits(dataset: Path, trials: Sequence[Trial]) -> Splits:
+    """Train and val by image processor, decoded once and shared by all trials of this machine without a copy."""
+    processors = {processor_for(parse_settings(trial.settings)) for trial in trials}
+    return {processor: ray.put(load_splits(dataset, processor)) for processor in processors}
+
+
 def _train_trial(
-    config: dict[str, Any], *, run_dir: Path, charset: str, splits: dict[ImageProcessor, ray.ObjectRef]
+    config: dict[str, Any], *, run_dir: Path, dataset: Path, charset: str, splits: Splits, measure: Measure
 ) -> None:
     """One trial in a process of its own."""
     trial = Trial.model_validate(config["trial"])
@@ -124,36 +177,8 @@ def _train_trial(
             raise RuntimeError(outcome.reason)
         return
     torch.set_num_threads(max(int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)), 1))
-    train, val = ray.get(splits[processor_for(parse_settings(trial.settings))])
-    for told in train_trial(trial, folder, charset, train, val):
+    processor = processor_for(parse_settings(trial.settings))
+    # A searcher may propose a size of images that no trial had when the sweep began.
+    train, val = ray.get(splits[processor]) if processor in splits else load_splits(dataset, processor)
+    for told in train_trial(trial, folder, charset, train, val, measure=measure):
         tune.report(told)
-
-
-class _Watch(tune.Callback):
-    """Passes results on to the caller and records which trials the scheduler stopped."""
-
-    def __init__(self, run_dir: Path, scheduler: str, on_report: OnReport, on_end: Callable[[str, str], None]) -> None:
-        self.run_dir, self.scheduler, self.on_report, self.on_end = run_dir, scheduler, on_report, on_end
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its configuration for a restore that is never asked of it; listeners belong to this process.
-        return {}
-
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        self.on_report(trial.config["trial"]["id"], result)
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        planned = Trial.model_validate(trial.config["trial"])
-        folder = trial_folder(self.run_dir, planned)
-        step = (trial.last_result or {}).get("step", 0)
-        if step >= planned.train.steps:
-            write_outcome(folder, Outcome("finished"))
-        else:
-            write_outcome(
-                folder, Outcome("stopped", f"{self.scheduler} stopped it at step {step} of {planned.train.steps}")
-            )
-        outcome = read_outcome(folder)
-        self.on_end(planned.id, outcome.status if outcome else "stopped")
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self.on_end(trial.config["trial"]["id"], "failed")

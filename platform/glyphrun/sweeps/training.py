@@ -4,28 +4,59 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from glyphrun.bundle import save_bundle
-from glyphrun.data.batches import FrameArrays
+from glyphrun.data.batches import FrameArrays, load_split
 from glyphrun.engine import Engine
+from glyphrun.evaluation.cost import measure_latency
 from glyphrun.evaluation.evaluate import Scores, evaluate
+from glyphrun.images import ImageProcessor, encode_image
 from glyphrun.memory import OutOfMemory
 from glyphrun.models.lora import merge_lora
 from glyphrun.models.recognizer import Recognizer
 from glyphrun.models.zoo import parse_settings
 from glyphrun.recipe import codec_for, processor_for
 from glyphrun.sweeps.plan import Trial
-from glyphrun.sweeps.trials import Outcome, checkpoint_folder, read_reports, write_json, write_outcome
+from glyphrun.sweeps.policies import Objective
+from glyphrun.sweeps.trials import (
+    MEASURED,
+    SNAPSHOTS,
+    Change,
+    Outcome,
+    as_changed,
+    checkpoint_folder,
+    read_change,
+    read_measured,
+    read_reports,
+    write_change,
+    write_json,
+    write_outcome,
+)
 from glyphrun.training.fit import TrainingDiverged, fit
 from glyphrun.training.parallel import Workers
 from glyphrun.training.start import check_samples, start_recognizer
 
-SNAPSHOTS = "snapshots"  # bundles of a trial's recognizer at stated steps, beside its checkpoint
+TIMED_ITEMS = 8
+
+
+def load_splits(dataset: Path, processor: ImageProcessor) -> tuple[FrameArrays, FrameArrays]:
+    """Train and val of a data set."""
+    return load_split(dataset, "train", processor), load_split(dataset, "val", processor)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Objectives that are measured of a trained recognizer: which, for how many frames, and the price of an hour."""
+
+    names: tuple[Objective, ...] = ()
+    frames: int = 1
+    price_per_hour: float | None = None
 
 
 def train_trial(
@@ -37,11 +68,49 @@ def train_trial(
     *,
     workers: Workers = Workers(),
     device: torch.device | None = None,
+    measure: Measure = Measure(),
 ) -> Iterator[dict[str, Any]]:
     """Train, and yield what Tune is told, once for each report; it goes on from what the folder holds.
 
-    How the trial ended is written there where that will not change by trying again.
+    Where memory does not suffice it goes on once with half the batch and twice the accumulation, which is recorded. How the
+    trial ended is written there where that will not change by trying again.
     """
+    told = 0
+    while True:
+        changed = as_changed(trial, folder)
+        try:
+            for report in _train(changed, folder, charset, train, val, workers, device, measure):
+                if report["step"] > told:  # those before it ran out of memory come again
+                    told = report["step"]
+                    yield report
+            break
+        except OutOfMemory as error:
+            before = read_change(folder)
+            if changed.train != as_changed(trial, folder).train:
+                raise  # another worker was first to say so
+            if (before is not None and before.retried) or changed.train.batch_size // 2 < workers.world:
+                write_outcome(folder, Outcome("failed", str(error)))
+                raise
+            write_change(folder, _halved(changed, before, str(error)))
+            if workers.world > 1:
+                raise  # Train starts all workers anew
+        except TrainingDiverged as error:
+            write_outcome(folder, Outcome("failed", str(error)))
+            raise
+    if workers.first:
+        write_outcome(folder, Outcome("finished"))
+
+
+def _train(
+    trial: Trial,
+    folder: Path,
+    charset: str,
+    train: FrameArrays,
+    val: FrameArrays,
+    workers: Workers,
+    device: torch.device | None,
+    measure: Measure,
+) -> Iterator[dict[str, Any]]:
     settings = parse_settings(trial.settings)
     processor = processor_for(settings)
     codec = codec_for(settings, charset, (*train.texts, *val.texts))
@@ -51,7 +120,10 @@ def train_trial(
         write_json(folder / "transfer.json", [asdict(tensor) for tensor in moved])
 
     def score(trained: Recognizer) -> Scores:
-        return evaluate(Engine(trained, codec, processor, trial.decode, device=device), val)
+        engine = Engine(trained, codec, processor, trial.decode, device=device)
+        if measure.names and workers.first and not (folder / MEASURED).exists():
+            write_json(folder / MEASURED, measured(engine, val, measure))
+        return evaluate(engine, val)
 
     def snapshot(trained: Recognizer, step: int) -> None:
         whole = copy.deepcopy(trained)
@@ -69,7 +141,7 @@ def train_trial(
                 provenance={"trial": trial.id, "step": str(step), "seed": str(trial.train.seed)},
             )
 
-    reports = fit(
+    for report in fit(
         recognizer,
         codec,
         processor,
@@ -80,20 +152,48 @@ def train_trial(
         device=device,
         workers=workers,
         snapshot=snapshot,
-    )
-    try:
-        for report in reports:
-            yield metrics(asdict(report))
-    except (TrainingDiverged, OutOfMemory) as error:
-        write_outcome(folder, Outcome("failed", str(error)))
-        raise
-    if workers.first:
-        write_outcome(folder, Outcome("finished"))
+    ):
+        yield {**metrics(asdict(report)), **read_measured(folder)}
+
+
+def measured(engine: Engine, val: FrameArrays, measure: Measure) -> dict[str, float]:
+    """What reading costs: ms of an item of so many frames, median, bytes to text; memory in MiB of weights; cost of a
+    million items.
+
+    Weights have no part in it but for how long a text they make up, so it is measured once, when a trial first reports.
+    """
+    items = []
+    for number in range(min(TIMED_ITEMS, len(val))):
+        rows = np.resize(np.arange(val.offsets[number], val.offsets[number + 1]), measure.frames)
+        items.append([encode_image(val.frame(int(row)).transpose(1, 2, 0), "JPEG") for row in rows])
+    (latency,) = measure_latency([engine], items, repeats=2 * TIMED_ITEMS, threads=torch.get_num_threads())
+    values = {"ms": latency.p50, "memory": weights_mib(engine)}
+    if measure.price_per_hour is not None:
+        values["cost"] = cost_of_a_million(latency.p50, measure.price_per_hour)
+    return {name: values[name] for name in measure.names}
+
+
+def weights_mib(engine: Engine) -> float:
+    """MiB of an engine's weights as they are served."""
+    stored = (*engine.recognizer.parameters(), *engine.recognizer.buffers())
+    return sum(tensor.numel() * tensor.element_size() for tensor in stored) / 2**20
+
+
+def cost_of_a_million(ms: float, price_per_hour: float) -> float:
+    """What it costs to read a million items one after another, in the price's currency."""
+    return ms * 1e6 / 3.6e6 * price_per_hour
+
+
+def _halved(trial: Trial, before: Change | None, why: str) -> Change:
+    batch, accumulate = trial.train.batch_size // 2, trial.train.accumulate * 2
+    retried = f"batch_size {trial.train.batch_size} became {batch}, accumulated {accumulate} times: {why}"
+    change = before or Change({})
+    return replace(change, train={**change.train, "batch_size": batch, "accumulate": accumulate}, retried=retried)
 
 
 def earlier_metrics(folder: Path) -> list[dict[str, Any]]:
     """What Tune was told of a trial by the reports in its checkpoint."""
-    return [metrics(report) for report in read_reports(folder)]
+    return [{**metrics(report), **read_measured(folder)} for report in read_reports(folder)]
 
 
 def metrics(report: dict[str, Any]) -> dict[str, Any]:
