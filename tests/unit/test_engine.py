@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from glyphrun.decoding.vote import VoteRules, vote
+from glyphrun.decoding.windows import window_rows
 from glyphrun.engine import Engine
+from glyphrun.graphemes import graphemes
 from glyphrun.images import FrameStack, ImageError, encode_image, pad_stacks
 from glyphrun.prediction import Prediction
 from stretched import engine_for, recognizer
@@ -109,6 +112,39 @@ def test_frames_read_alone_win_by_their_summed_probabilities(items):
                 sums[text] = sums.get(text, 0.0) + exp(found.log_prob)
     assert prediction.text == max(sums, key=lambda text: sums[text])
     assert prediction.confidence == pytest.approx(max(sums.values()) / sum(sums.values()), abs=1e-4)
+
+
+@pytest.mark.parametrize("method", ["sum", "majority", "confidence", "longest", "rover", "mbr"])
+@pytest.mark.parametrize(
+    ("fusion", "windows"), [("none", {}), ("attention", {"windows": 3, "window_frames": 2})], ids=["frames", "windows"]
+)
+def test_frames_and_windows_vote_by_one_set_of_rules(fusion, windows, method, items):
+    rules = VoteRules(method, 0.1, length_priors={1: 1.0, 2: 0.01}, segment=graphemes)
+    asked = {"n_best": 111, "vote": method, "vote_floor": rules.floor, "length_priors": rules.length_priors}
+    engine, plain = engine_of("query-digits", fusion, **asked, **windows), engine_of("query-digits", fusion, n_best=111)
+    changed = 0
+    for frames, prediction in zip(items, engine.read(items), strict=True):
+        voters = window_rows(len(frames), 3, 2) if windows else [[frame] for frame in range(len(frames))]
+        readings = [plain.read([[frames[number] for number in voter]])[0].n_best for voter in voters]
+        ranked, weights = vote(readings, rules)
+        assert prediction.text == ranked[0].text
+        assert prediction.confidence == pytest.approx(exp(ranked[0].log_prob), abs=1e-4)
+        assert [ballot.weight for ballot in prediction.votes] == pytest.approx(weights, abs=1e-4)
+        changed += ranked[0].text != vote(readings, VoteRules(method, segment=graphemes))[0][0].text
+    assert changed or method == "longest"
+
+
+def test_a_tracklet_whose_frames_are_all_under_the_floor_is_read_as_nothing_and_abstains(items):
+    tracklets = [frames for frames in items if len(frames) > 1]
+    read = engine_of("query-digits", "none", vote_floor=0.9999, abstain_below=0.5).read(tracklets)
+    for prediction in read:
+        assert prediction.text == "" and not any(ballot.weight for ballot in prediction.votes)
+        # What is left to be sure of is that some frames say themselves that nothing is readable in them.
+        silent = sum(ballot.confidence for ballot in prediction.votes if not ballot.text)
+        share = silent / sum(ballot.confidence for ballot in prediction.votes)
+        assert prediction.confidence == pytest.approx(share, abs=1e-6)
+        assert prediction.abstained == (share < 0.5)
+    assert {prediction.abstained for prediction in read} == {True, False}
 
 
 @pytest.mark.parametrize(

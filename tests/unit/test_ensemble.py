@@ -13,11 +13,12 @@ from pydantic import ValidationError
 
 from committee import different_kinds, fail, member, texts, tracklets
 from glyphrun.decoding.settings import DecodeSettings
-from glyphrun.decoding.vote import combine
+from glyphrun.decoding.vote import Hypothesis, combine
 from glyphrun.engine import Engine
 from glyphrun.ensemble import Ensemble
 from glyphrun.images import encode_image
-from glyphrun.members import EnsembleError, EnsembleSettings
+from glyphrun.members import EnsembleError, EnsembleSettings, Reading, vote_of_members
+from glyphrun.prediction import conclude
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,20 @@ def test_members_of_different_kinds_vote_with_what_each_reads_alone(vote, items)
         assert all(ballot.status == "voted" and ballot.ms > 0 for ballot in prediction.members)
         assert prediction.provenance == {"name": "e"}
     assert set(read[0].timings) == {"decode", "read", "vote"}
+
+
+def test_the_least_risk_is_found_among_all_that_members_propose_and_not_only_what_each_reads_best():
+    def said(best: str) -> Reading:
+        n_best = [Hypothesis(text, log(share), (log(share),)) for text, share in ((best, 0.5), ("cot", 0.4))]
+        return Reading([conclude(n_best, DecodeSettings(), votes=())], 1.0, "voted")
+
+    readings = {best: said(best) for best in ("cat", "cut", "coat")} | {"absent": Reading(None, None, "late")}
+    decode = DecodeSettings(vote_floor=0.0)
+    for method, answer in (("mbr", "cot"), ("sum", "cot"), ("majority", "cat")):
+        (read,) = vote_of_members(readings, EnsembleSettings(vote=method), decode)
+        assert read.text == answer
+        assert [ballot.text for ballot in read.members] == ["cat", "cut", "coat", ""]
+        assert [ballot.member for ballot in read.members if ballot.status == "voted"] == ["cat", "cut", "coat"]
 
 
 def test_an_engine_alone_has_no_members(items):
