@@ -2,7 +2,8 @@
 
 import pytest
 
-from glyphrun.sweeps.select import Measured, NoCandidate, pareto_front, select
+from glyphrun.evaluation.pareto import pareto_front
+from glyphrun.sweeps.select import Measured, NoCandidate, select
 
 TRIALS = [
     Measured("slow", 0.97, 50.0),

@@ -12,7 +12,7 @@ from glyphrun.evaluation.pareto import pareto_front
 from glyphrun.report.canvas import Figure, Results, figure, note
 from glyphrun.report.palette import Mark, family_marks, family_of
 from glyphrun.report.tables import Cell
-from glyphrun.report.wording import ABSENT, count, finite, magnitude, milliseconds, percent, percent_range
+from glyphrun.report.wording import ABSENT, finite, magnitude, mebibytes, milliseconds, percent, percent_range, rate
 
 Trial = Mapping[str, Any]
 
@@ -53,7 +53,7 @@ COSTS = (
         "Memory",
         "memory (MiB)",
         lambda trial: finite(trial.get("memory_mib")),
-        lambda value: f"{value:.3g}\u00a0MiB",
+        mebibytes,
         caption="Memory is that of the weights and of all tensors that live at once while an item is read.",
     ),
     Cost("parameters", "Parameters", "parameters", lambda trial: finite(trial.get("parameters")), magnitude),
@@ -70,7 +70,7 @@ COSTS = (
         "Items/s",
         "items a second, in batches",
         lambda trial: finite(trial.get("items_per_s")),
-        count,
+        rate,
         less_is_better=False,
         caption="Items a second are read in batches.",
     ),

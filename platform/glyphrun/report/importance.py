@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from glyphrun.evaluation.importance import DEALS, LEVEL
-from glyphrun.report.wording import ABSENT, count, percent, setting
+from glyphrun.report.wording import ABSENT, count, listed, percent, setting
 
 CAPTION = (
     "How much of the variance of the scores each setting explains by itself, by an additive model: of numbers a line and a "
@@ -80,4 +80,4 @@ def _found(said: Mapping[str, Any], rows: tuple[ImportanceRow, ...]) -> str:
         return f"No setting explains more than chance would: {more}."
     verb = "explains" if len(counting) == 1 else "explain"
     hint = " With so few trials this is a hint." if few else ""
-    return f"{' and '.join(counting)} {verb} more than chance would.{hint}"
+    return f"{listed(counting)} {verb} more than chance would.{hint}"

@@ -34,11 +34,11 @@ class Mark:
 
 
 def family_marks(trials: Sequence[Mapping[str, Any]]) -> dict[str, Mark]:
-    """A mark for each family, in order of first appearance; a seventh family shares the first one's."""
+    """A mark for each family, in order of first appearance; from the seventh on colours come again with another shape."""
     families = dict.fromkeys(family_of(trial) for trial in trials)
     marks = {}
     for index, family in enumerate(families):
-        symbol, dash, path, svg_dash = _SHAPES[index % len(_SHAPES)]
+        symbol, dash, path, svg_dash = _SHAPES[(index + index // len(_SHAPES)) % len(_SHAPES)]
         colour = f"var(--series-{index % len(_SHAPES) + 1})"
         marks[family] = Mark(family, colour, symbol, dash, path, svg_dash)
     return marks

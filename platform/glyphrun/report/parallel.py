@@ -9,6 +9,8 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
+from textwrap import wrap
 from typing import Any
 
 from glyphrun.report.canvas import Results
@@ -22,6 +24,7 @@ NAMED = 10  # choices that are named on their axis
 NAME, BELOW, LINE = 27, 12, 15  # pixels over an axis, under its ticks, and of a line of text
 PHONE = 3.3  # pixels in a hundredth of the width of a phone
 LETTER = 6.6
+MOST_LINES = 5
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,13 @@ class Tick:
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis at y pixels; room: the width of a tick's text in per cent."""
+    """An axis at y pixels; room: the width of a tick's text in per cent, and how many lines it may have."""
 
     name: str
     y: float
     ticks: tuple[Tick, ...]
     room: float
+    lines: int
 
 
 @dataclass(frozen=True)
@@ -72,14 +76,17 @@ def parallel_coordinates(results: Results) -> Parallel | None:
     axes, places, y = [], [], 0.0
     for name, values in columns.items():
         scale = _scale(values)
-        lines = max((math.ceil(LETTER * len(tick.text) / (PHONE * scale.room)) for tick in scale.ticks), default=1)
-        axes.append(Axis(name, y + NAME, scale.ticks, scale.room))
+        lines = 1
+        if not scale.numbers:
+            letters = max(int(PHONE * scale.room / LETTER), 1)
+            lines = min(max(len(wrap(tick.text, letters)) for tick in scale.ticks), MOST_LINES)
+        axes.append(Axis(name, y + NAME, scale.ticks, scale.room, lines))
         places.append(scale.at)
-        y += NAME + BELOW + LINE * min(lines, 4)
+        y += NAME + BELOW + LINE * lines
     scores = {str(trial["id"]): exact for trial in trials if (exact := _exact(trial)) is not None}
     if scores:
         scale = _numbers(scores, lambda share: f"{100 * share:g}\u00a0%")
-        axes.append(Axis("exact match on val", y + NAME, scale.ticks, scale.room))
+        axes.append(Axis("exact match on val", y + NAME, scale.ticks, scale.room, 1))
         places.append(scale.at)
         y += NAME + BELOW + LINE
     levels = _levels(scores)
@@ -92,6 +99,7 @@ class _Scale:
     at: Mapping[str, float]  # per cent of the axis, for each trial that has a value
     ticks: tuple[Tick, ...]
     room: float
+    numbers: bool
 
 
 def _columns(trials: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -116,12 +124,14 @@ def _scale(values: Mapping[str, Any]) -> _Scale:
     at = {trial: band * (ordered.index(_text(value)) + 0.5 + 0.4 * spread[trial]) for trial, value in values.items()}
     named = ordered if len(ordered) <= NAMED else [ordered[0], ordered[-1]]
     ticks = [Tick(band * (ordered.index(text) + 0.5), setting(found[text])) for text in named]
-    return _Scale(at, tuple(ticks), min(band, 40.0))
+    return _Scale(at, tuple(ticks), min(band, 40.0), numbers=False)
 
 
 def _numbers(values: Mapping[str, Any], told: Any) -> _Scale:
     low, high = min(values.values()), max(values.values())
-    by_decades = low > 0 and high / low >= 10
+    # What was drawn by its logarithm lies near the low end.
+    middle = median(values.values())
+    by_decades = low > 0 and high / low >= 10 and (middle - low) / (high - low) < 0.25
     if high == low:
         low, high = low - 0.5, high + 0.5
 
@@ -135,6 +145,7 @@ def _numbers(values: Mapping[str, Any], told: Any) -> _Scale:
         {trial: place(value) for trial, value in values.items()},
         tuple(Tick(round(place(mark), 2), told(mark)) for mark in marks),
         2 * EDGE,
+        numbers=True,
     )
 
 

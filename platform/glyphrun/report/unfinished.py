@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from glyphrun.report.palette import family_of
-from glyphrun.report.wording import ABSENT, count, finite, percent
+from glyphrun.report.wording import count, finite, listed, percent
 
 ORDER = ("failed", "interrupted", "stopped", "finished")
 SAID = {"failed": "failed", "interrupted": "interrupted", "stopped": "stopped early", "finished": "went on"}
@@ -52,9 +52,7 @@ def _sentences(trials: Sequence[Mapping[str, Any]]) -> list[str]:
     if stopped:
         steps = Counter(int(finite(trial.get("step")) or 0) for trial in stopped)
         most = [f"{times} at step {count(step)}" for step, times in sorted(steps.items())]
-        where = (
-            ": " + " and ".join([", ".join(most[:-1]), most[-1]] if len(most) > 1 else most) if len(most) <= 5 else ""
-        )
+        where = f": {listed(most)}" if len(most) <= 5 else ""
         said.append(f"{len(stopped)} {'was' if len(stopped) == 1 else 'were'} stopped early{where}.")
     for status, verb in (("failed", "failed"), ("interrupted", "did not end before the sweep did")):
         times = sum(trial["status"] == status for trial in trials)
@@ -75,7 +73,7 @@ def _row(trial: Mapping[str, Any]) -> UnfinishedRow:
         family=family_of(trial),
         status=status,
         ended=SAID.get(status, status),
-        reasons=tuple(told) or (ABSENT,),
+        reasons=tuple(told),
         steps=f"{count(step)} of {count(steps)}" if steps else count(step),
         share=round(100 * min(step / steps, 1.0), 1) if steps else 0.0,
         exact=percent(exact),

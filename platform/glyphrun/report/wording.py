@@ -67,8 +67,29 @@ def magnitude(value: object) -> str:
     return f"{number:.3g}"
 
 
+def mebibytes(value: object) -> str:
+    """``5060`` as ``4.94 GiB``."""
+    number = finite(value)
+    if number is None:
+        return ABSENT
+    return f"{number / 1024:.3g}\u00a0GiB" if number >= 1000 else f"{number:.3g}\u00a0MiB"
+
+
+def rate(value: object) -> str:
+    """So many a second, small ones with two digits."""
+    number = finite(value)
+    return ABSENT if number is None else count(number) if number >= 10 else f"{number:.2g}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
 def setting(value: object) -> str:
     """A sampled value, floats with three significant digits."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(setting, value)) or "none"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

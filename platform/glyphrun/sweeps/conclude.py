@@ -7,45 +7,47 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
-
-import numpy as np
 
 import glyphrun
 from glyphrun.adapters import save_adapter
-from glyphrun.bundle import load_engine, save_bundle
+from glyphrun.bundle import save_bundle
 from glyphrun.data.batches import load_split
-from glyphrun.data.sample import Sample, dataset_hash, iterate_samples, read_card
-from glyphrun.data.shards import write_samples
+from glyphrun.data.sample import dataset_hash, iterate_samples, read_card
 from glyphrun.device import available_cores
 from glyphrun.engine import Engine
 from glyphrun.evaluation.calibration import answers
-from glyphrun.evaluation.cost import count_gflops, count_parameters, measure_latency
+from glyphrun.evaluation.cost import count_gflops, count_parameters, measure_batches, measure_latency
 from glyphrun.evaluation.evaluate import read_and_score
-from glyphrun.images import decode_image, encode_image
+from glyphrun.evaluation.footprint import memory_mib
+from glyphrun.evaluation.importance import importance
+from glyphrun.evaluation.pareto import pareto_front
 from glyphrun.models.lora import carries_lora, merge_lora
 from glyphrun.models.recognizer import Recognizer
 from glyphrun.models.zoo import parse_settings
 from glyphrun.recipe import codec_for, processor_for
 from glyphrun.subwords import SubwordCodec
 from glyphrun.sweeps.confidence import settle_confidence
+from glyphrun.sweeps.examples import Judged, save_examples
 from glyphrun.sweeps.experiment import Experiment
 from glyphrun.sweeps.policies import MAXIMIZED, Budget
 from glyphrun.sweeps.retention import drop_weights, has_weights, kept_cost
-from glyphrun.sweeps.select import Measured, NoCandidate, pareto_front, select
-from glyphrun.sweeps.training import cost_of_a_million, weights_mib
+from glyphrun.sweeps.select import Measured, NoCandidate, select
+from glyphrun.sweeps.training import cost_of_a_million
 from glyphrun.sweeps.trials import TrialRecord, read_outcome, write_json
 from glyphrun.text import Codec
 from glyphrun.training.checkpoint import load_checkpoint
 from glyphrun.training.start import start_recognizer
 
 LATENCY_REPEATS = 30
-EXAMPLES = 24
+RATE_BATCH, RATE_REPEATS, RATE_S = 16, 8, 2.0
+COSTS = ("parameters", "gflops", "latency_ms", "memory_mib", "items_per_s")
 ADAPTER = "adapter"  # beside a trial's checkpoint: what LoRA changed, alone
 PACKAGES = (
     "ray",
@@ -97,8 +99,10 @@ def conclude(
         }
         for record, engine, latency in zip(trained, engines, latencies, strict=True)
     }
+    progress(f"memory and throughput of {len(engines)} trials")
     for record, engine in zip(trained, engines, strict=True):
-        costs[record.trial.id]["memory_mib"] = weights_mib(engine)
+        costs[record.trial.id]["memory_mib"] = memory_mib(engine, items[0])
+        costs[record.trial.id]["items_per_s"] = _items_per_s(engine, items, experiment.resources.cpus or 1)
     # A loser of before an extension is on the leaderboard, and has no weights to win with.
     costs |= {record.trial.id: cost for record in reported if (cost := kept_cost(record)) and record not in trained}
     measured = [
@@ -122,12 +126,13 @@ def conclude(
         (record, engine) for record, engine in zip(trained, engines, strict=True) if record.trial.id == selection.winner
     )
     trained_texts = {sample.text for sample in iterate_samples(dataset, "train") if sample.text is not None}
-    splits, read = {}, {}
+    splits, read, judged = {}, {}, {}
     for split in _held_out(dataset):
         progress(f"the winner on {split}")
         arrays = load_split(dataset, split, winner[1].processor)
         predictions, scores = read_and_score(winner[1], arrays, trained_texts=trained_texts)
         splits[split], read[split] = scores.to_json(), answers(arrays.texts, predictions)
+        judged[split] = Judged(arrays.sample_ids, read[split].correct)
     decode, confidence = settle_confidence(winner[0].trial.decode, read, experiment.abstain_for_precision)
     provenance = {
         "experiment": experiment.name,
@@ -154,7 +159,12 @@ def conclude(
         provenance=provenance,
     )
     progress("examples")
-    examples = _examples(dataset, run_dir, experiment.seed)
+    shown = {split: one for split, one in judged.items() if split != "val"} or judged
+    examples = save_examples(dataset, run_dir, shown, experiment.seed)
+    rows = [
+        {**_leaderboard_row(record, costs, experiment, front), "objectives": values.get(record.trial.id)}
+        for record in records
+    ]
     results = {
         "schema": 1,
         "run": {
@@ -181,12 +191,10 @@ def conclude(
         },
         "budget": {"latency_ms": experiment.budget.latency_ms},
         "objectives": list(experiment.objectives),
-        "trials": [
-            {**_leaderboard_row(record, costs, experiment, front), "objectives": values.get(record.trial.id)}
-            for record in records
-        ],
+        "trials": rows,
         "winner": selection.winner,
         "selection": {"rule": selection.rule, "reason": selection.reason},
+        "importance": importance(rows, experiment.seed).to_json(),
         "splits": splits,
         "confidence": confidence,
         "examples": examples,
@@ -216,6 +224,12 @@ def _values(record: TrialRecord, cost: dict[str, Any], budget: Budget) -> dict[s
     if budget.price_per_hour is not None:
         values["cost"] = cost_of_a_million(ms, budget.price_per_hour)
     return values
+
+
+def _items_per_s(engine: Engine, items: Sequence[Sequence[bytes]], threads: int) -> float:
+    """Of batches, from encoded frames to text."""
+    times = measure_batches(engine, items, batch=RATE_BATCH, repeats=RATE_REPEATS, seconds=RATE_S, threads=threads)
+    return RATE_BATCH * 1e3 / median(times)
 
 
 def labels(dataset: Path) -> list[str]:
@@ -253,60 +267,11 @@ def _held_out(dataset: Path) -> list[str]:
     return sorted(labelled - {"train"}, key=lambda split: ("val", "test", "unseen", split).index(split))
 
 
-def _examples(dataset: Path, run_dir: Path, seed: int) -> list[dict[str, Any]]:
-    """A seeded draw of held-out tracklets, read by the saved bundle itself; their frames go into run_dir/examples."""
-    rng = np.random.default_rng(seed)
-    splits = [split for split in _held_out(dataset) if split != "val"] or ["val"]
-    drawn: list[Sample] = []
-    for split in splits:
-        samples = [sample for sample in iterate_samples(dataset, split) if sample.text is not None]
-        count = min(EXAMPLES // len(splits), len(samples))
-        drawn += [_for_browsers(samples[number]) for number in sorted(rng.choice(len(samples), count, replace=False))]
-    card = read_card(dataset)
-    write_samples(
-        drawn,
-        run_dir / "examples",
-        name="examples",
-        licence=card.licence,
-        description="Tracklets shown in the report",
-        charset=card.charset,
-        overwrite=True,
-    )
-    engine = load_engine(run_dir / "bundle")
-    readings = engine.read([sample.frames for sample in drawn], explain=True)
-    return [
-        {
-            "sample_id": sample.sample_id,
-            "split": sample.split,
-            "truth": sample.text,
-            "reading": reading.text,
-            "confidence": reading.confidence,
-            "votes": [
-                [ballot.text, ballot.weight] for ballot in reading.votes if len(reading.votes) == len(sample.frames)
-            ],
-        }
-        for sample, reading in zip(drawn, readings, strict=True)
-    ]
-
-
-def _for_browsers(sample: Sample) -> Sample:
-    """The sample with frames that every browser shows: what is neither JPEG nor PNG becomes PNG."""
-    return replace(
-        sample,
-        frames=tuple(
-            data
-            if data.startswith((b"\xff\xd8", b"\x89PNG"))
-            else encode_image(decode_image(data, name=sample.sample_id))
-            for data in sample.frames
-        ),
-    )
-
-
 def _leaderboard_row(
     record: TrialRecord, costs: dict[str, dict[str, Any]], experiment: Experiment, front: set[str]
 ) -> dict[str, Any]:
     trial = record.trial
-    cost = costs.get(trial.id, {"parameters": None, "gflops": None, "latency_ms": None, "memory_mib": None})
+    cost = costs.get(trial.id, dict.fromkeys(COSTS))
     last = record.reports[-1] if record.reports else None
     latency = cost["latency_ms"]
     return {

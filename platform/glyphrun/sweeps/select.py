@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
@@ -65,18 +65,6 @@ def select(measured: Sequence[Measured], budget_ms: float, objective: Literal["e
         f"budget of {budget_ms:g} ms."
     )
     return Selection(best.trial, RULE.format(best=BEST[objective]) + (REPEATED if repeated else ""), reason)
-
-
-def pareto_front(points: Mapping[str, Sequence[float]]) -> set[str]:
-    """The trials that no other beats in one value without losing in another; of every value the larger is better."""
-    return {
-        name
-        for name, point in points.items()
-        if not any(
-            all(theirs >= ours for theirs, ours in zip(other, point, strict=True)) and list(other) != list(point)
-            for other in points.values()
-        )
-    }
 
 
 def _alike(one: Measured, others: Sequence[Measured]) -> list[Measured]:

@@ -16,6 +16,7 @@ from glyphrun.data.batches import FrameArrays, load_split
 from glyphrun.engine import Engine
 from glyphrun.evaluation.cost import measure_latency
 from glyphrun.evaluation.evaluate import Scores, evaluate
+from glyphrun.evaluation.footprint import memory_mib
 from glyphrun.images import ImageProcessor, encode_image
 from glyphrun.memory import OutOfMemory
 from glyphrun.models.lora import merge_lora
@@ -157,8 +158,8 @@ def _train(
 
 
 def measured(engine: Engine, val: FrameArrays, measure: Measure) -> dict[str, float]:
-    """What reading costs: ms of an item of so many frames, median, bytes to text; memory in MiB of weights; cost of a
-    million items.
+    """What reading costs: ms of an item of so many frames, median, bytes to text; memory in MiB of weights and of what
+    reading adds; cost of a million items.
 
     Weights have no part in it but for how long a text they make up, so it is measured once, when a trial first reports.
     """
@@ -167,16 +168,10 @@ def measured(engine: Engine, val: FrameArrays, measure: Measure) -> dict[str, fl
         rows = np.resize(np.arange(val.offsets[number], val.offsets[number + 1]), measure.frames)
         items.append([encode_image(val.frame(int(row)).transpose(1, 2, 0), "JPEG") for row in rows])
     (latency,) = measure_latency([engine], items, repeats=2 * TIMED_ITEMS, threads=torch.get_num_threads())
-    values = {"ms": latency.p50, "memory": weights_mib(engine)}
+    values = {"ms": latency.p50, "memory": memory_mib(engine, items[0])}
     if measure.price_per_hour is not None:
         values["cost"] = cost_of_a_million(latency.p50, measure.price_per_hour)
     return {name: values[name] for name in measure.names}
-
-
-def weights_mib(engine: Engine) -> float:
-    """MiB of an engine's weights as they are served."""
-    stored = (*engine.recognizer.parameters(), *engine.recognizer.buffers())
-    return sum(tensor.numel() * tensor.element_size() for tensor in stored) / 2**20
 
 
 def cost_of_a_million(ms: float, price_per_hour: float) -> float:
