@@ -22,6 +22,7 @@ from glyphrun.report.run import report_run
 from glyphrun.sweeps.errors import ExperimentError
 from glyphrun.sweeps.experiment import Experiment
 from glyphrun.sweeps.plan import plan_trials
+from glyphrun.sweeps.rerun import rerun_trial
 from glyphrun.sweeps.run import claim_run, sweep_to_results
 from glyphrun.sweeps.train import run_sweep
 from glyphrun.sweeps.trials import read_outcome, read_reports, trial_folder
@@ -107,6 +108,28 @@ def test_what_val_says_of_confidence_travels_in_the_bundle(run):
     assert decode.abstain_below == said["abstain_below"]
     attained = said["splits"]["val"]["answered"]["precision"]
     assert attained >= 0.05 if said["abstention"]["reason"] is None else decode.abstain_below == 0
+
+
+def test_a_trial_that_is_trained_again_without_ray_has_the_same_weights(run, tmp_path):
+    folder, results = run
+    copied = tmp_path / "run"
+    shutil.copytree(folder, copied)
+    again = rerun_trial(copied, results["winner"])
+    assert again.equal and again.difference == 0 and "weights are equal" in again.said()
+    change = {"train": {"learning_rate": 0.003}, "sampled": {}, "retried": None, "parents": []}
+    (copied / "trials" / results["winner"] / "change.json").write_text(json.dumps(change))
+    other = rerun_trial(copied, results["winner"])
+    assert not other.equal and other.difference > 0
+    with pytest.raises(ExperimentError, match=f"did you mean {results['winner']}"):
+        rerun_trial(copied, results["winner"][:-1])
+
+
+def test_results_say_what_repeating_them_takes(run):
+    _, results = run
+    said = results["run"]
+    assert len(said["dataset"]["hash"]) == len(said["code_hash"]) == len(said["experiment_hash"]) == 64
+    assert {"python", "torch", "ray", "optuna"} <= set(said["packages"])
+    assert [trial["seed"] for trial in results["trials"]] == [0, 1, 2] and said["seed"] == 0
 
 
 def test_the_report_shows_every_trial(run):
@@ -232,31 +255,57 @@ from glyphrun.progress import show_stages
 from glyphrun.sweeps.run import sweep_to_results
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
 with show_stages(Console(quiet=True)) as stages:
-    sweep_to_results(declare(train={train!r}), Path({dataset!r}), Path({run!r}), stages)
+    sweep_to_results(declare(**{changes!r}), Path({dataset!r}), Path({run!r}), stages, extend={extend})
 """
 
 
-@pytest.mark.slow
-def test_a_sweep_whose_driver_is_killed_goes_on_and_loses_no_report(small_dataset, tmp_path):
-    train = {"steps": 160, "batch_size": 8, "evaluate_every": 20, "checkpoint_every": 5, "warmup": 2}
-    script = SWEEP.format(tests=str(Path(__file__).parent), train=train, dataset=str(small_dataset), run=str(tmp_path))
-    trials = plan_trials(declare(train=train))
-    folder = trial_folder(tmp_path, trials[0])
+def start(dataset: Path, run_dir: Path, changes: dict, extend: int = 0) -> subprocess.Popen:
+    """A driver of its own, with a Ray of its own."""
+    script = SWEEP.format(
+        tests=str(Path(__file__).parent), changes=changes, dataset=str(dataset), run=str(run_dir), extend=extend
+    )
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    process = subprocess.Popen([sys.executable, "-c", script], env=environment)
+    return subprocess.Popen([sys.executable, "-c", script], env=environment)
+
+
+def kill_after(process: subprocess.Popen, folder: Path, reports: int) -> list[dict]:
+    """What a trial has reported when its driver is gone; it is killed after so many reports."""
     deadline = time.monotonic() + 120
-    while len(read_reports(folder)) < 2 and read_outcome(folder) is None:
+    while len(read_reports(folder)) < reports and read_outcome(folder) is None:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert not (tmp_path / "results.json").exists()
     time.sleep(3)  # Ray's reaper ends the workers of a driver that was killed
     known = read_reports(folder)
-    assert len(known) >= 1
-    subprocess.run([sys.executable, "-c", script], check=True, env=environment, timeout=300)
+    assert known
+    return known
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_driver_is_killed_goes_on_and_loses_no_report(small_dataset, tmp_path):
+    changes = {"train": {"steps": 160, "batch_size": 8, "evaluate_every": 20, "checkpoint_every": 5, "warmup": 2}}
+    folder = trial_folder(tmp_path, plan_trials(declare(**changes))[0])
+    known = kill_after(start(small_dataset, tmp_path, changes), folder, 2)
+    assert not (tmp_path / "results.json").exists()
+    assert start(small_dataset, tmp_path, changes).wait(timeout=300) == 0
     after = read_reports(folder)
     assert after[: len(known)] == known
     results = json.loads((tmp_path / "results.json").read_text())
     assert {trial["status"] for trial in results["trials"]} <= {"finished", "stopped", "failed"}
     shutil.rmtree(tmp_path / "tune")
+
+
+@pytest.mark.slow
+def test_an_extension_whose_driver_is_killed_goes_on_with_the_same_trials(run, small_dataset, tmp_path):
+    _, before = run
+    extended = tmp_path / "run"
+    shutil.copytree(run[0], extended)
+    added = trial_folder(extended, plan_trials(declare(), [1])[3])
+    known = kill_after(start(small_dataset, extended, {}, extend=1), added, 1)
+    assert json.loads((extended / "results.json").read_text()) == before
+    after = sweep(declare(), small_dataset, extended, extend=1)
+    assert after["run"]["extended"] == [1] and len(after["trials"]) == 4
+    assert read_reports(added)[: len(known)] == known
+    for one, other in zip(before["trials"], after["trials"], strict=False):
+        assert (one["id"], one["status"], one["curve"]) == (other["id"], other["status"], other["curve"])

@@ -15,6 +15,7 @@ from glyphrun.cli.options import (
     RegistryOption,
     console,
     plain_errors,
+    progress_bar,
 )
 
 if TYPE_CHECKING:
@@ -140,6 +141,32 @@ def _sweep(
     with claim_run(folder, declared), ray_for_command(), show_stages(console) as stages:
         listeners = [MLflow(mlflow, declared.name, folder)] if mlflow else []
         return sweep_to_results(declared, dataset, folder, stages, extend=extend, listeners=listeners)
+
+
+@app.command()
+def rerun(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    trial: Annotated[str, typer.Argument(help="A trial's id, as on the leaderboard.")],
+    dataset: Annotated[
+        Path | None, typer.Argument(help="Where the run's data lie now, if elsewhere.", show_default=False)
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train one trial of a run again and say whether it ends with the same weights; exit code 1 if not.
+
+    Example: [bold]glyphrun rerun runs/shirts 002-parseq-nano[/]
+    """
+    from glyphrun.sweeps.rerun import rerun_trial
+
+    with plain_errors():
+        with progress_bar(f"training {trial}") as progress:
+            found = rerun_trial(run_dir.absolute(), trial, dataset and dataset.absolute(), progress)
+        if as_json:
+            told = {"trial": trial, "step": found.step, "equal": found.equal, "difference": found.difference}
+            typer.echo(json.dumps({**told, "same_curve": found.same_curve, "folder": str(found.folder)}))
+        else:
+            console.print(found.said(), soft_wrap=True)
+    raise typer.Exit(0 if found.equal else 1)
 
 
 @app.command()
