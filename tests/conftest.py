@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,12 @@ from glyphrun.data.digits import digit_pools, mnist_digits
 from glyphrun.data.shards import write_samples
 from glyphrun.data.simulate import SimulatorSettings, plan_tracklets, render_plan
 from glyphrun.text import DIGITS
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with the most slow tests come first: processes that take files in turn then end at about the same time."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session")
