@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 
 from glyphrun.data.check import check_dataset
 from glyphrun.data.digits import UNSEEN_NUMBERS, digit_pools, mnist_digits
@@ -21,16 +20,11 @@ from glyphrun.images import encode_image
 
 COUNTS = {"train": 150, "val": 30, "test": 30, "unseen": 40}
 
-
-@pytest.fixture(scope="module", autouse=True)
-def two_processes():
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 @pytest.fixture(scope="module")
-def simulated(tmp_path_factory):
+def simulated(local_ray, tmp_path_factory):
     calls: list[tuple[int, int]] = []
     folder = tmp_path_factory.mktemp("data") / "simulated"
     simulate_dataset(folder, SimulatorSettings(), COUNTS, seed=5, progress=lambda *call: calls.append(call))

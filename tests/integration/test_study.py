@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-import ray
+import ray.serve
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
@@ -28,7 +29,7 @@ from glyphrun.sweeps.plan import plan_trials
 from glyphrun.sweeps.run import claim_run, sweep_to_results
 from glyphrun.sweeps.trials import read_record
 from glyphrun.text import DIGITS
-from glyphrun_serve.app import ServeSettings
+from glyphrun_serve.app import ServeSettings, build_app
 from glyphrun_serve.app import run as serve
 from glyphrun_serve.deployments import Batching
 from tiny_vlm import save_tiny
@@ -106,14 +107,10 @@ def experiment(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Experime
 
 
 @pytest.fixture(scope="module")
-def run(experiment: Experiment, small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
-    try:
-        folder = tmp_path_factory.mktemp("run")
-        with claim_run(folder, experiment), show_stages(Console(quiet=True)) as stages:
-            results = sweep_to_results(experiment, small_dataset, folder, stages)
-    finally:
-        ray.shutdown()
+def run(local_ray, experiment: Experiment, small_dataset: Path, tmp_path_factory) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("run")
+    with claim_run(folder, experiment), show_stages(Console(quiet=True)) as stages:
+        results = sweep_to_results(experiment, small_dataset, folder, stages)
     return folder, results
 
 
@@ -170,15 +167,27 @@ def test_every_kind_is_saved_into_a_bundle_that_reads_the_same_without_what_it_c
             assert one.confidence == pytest.approx(other.confidence, abs=1e-5)
 
 
+@pytest.fixture(scope="module")
+def served(local_ray, bundles: dict[str, tuple[Path, Engine]]) -> Iterator[dict[str, str]]:
+    """Where each family that reads frames alone is served: the first as ever, the others beside it on the same port."""
+    settings = {
+        family: ServeSettings(bundle=bundles[family][0], precision="float32", batching=Batching(most=2), cpus=0.5)
+        for family in ("lines", "trocr", "vision-language")
+    }
+    with serve(settings["lines"], port=0) as server:
+        for family in ("trocr", "vision-language"):
+            ray.serve.run(build_app(settings[family]), name=family, route_prefix=f"/{family}")
+        yield {family: server.url if family == "lines" else f"{server.url}/{family}" for family in settings}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["lines", "trocr", "vision-language"])
-def test_what_reads_frames_alone_is_served_as_it_was_measured(bundles, small_dataset, family):
-    folder, engine = bundles[family]
+def test_what_reads_frames_alone_is_served_as_it_was_measured(bundles, served, small_dataset, family):
+    _, engine = bundles[family]
     sample = next(sample for sample in iterate_samples(small_dataset, "test") if len(sample.frames) > 2)
     expected = engine.read([sample.frames])[0]
-    with serve(ServeSettings(bundle=folder, precision="float32", batching=Batching(most=2)), port=0) as server:
-        upload = [("frames", (f"{number}.jpg", data)) for number, data in enumerate(sample.frames)]
-        answer = httpx.post(f"{server.url}/v1/recognize", files=upload, timeout=60, trust_env=False).json()
+    upload = [("frames", (f"{number}.jpg", data)) for number, data in enumerate(sample.frames)]
+    answer = httpx.post(f"{served[family]}/v1/recognize", files=upload, timeout=60, trust_env=False).json()
     assert answer["text"] == expected.text
     assert answer["confidence"] == pytest.approx(expected.confidence, abs=1e-4)
     assert [vote["text"] for vote in answer["votes"]] == [ballot.text for ballot in expected.votes]
