@@ -54,7 +54,7 @@ def test_confidence_shows_two_held_out_splits_before_and_after_and_three_curves_
     assert table.locator("tbody th").all_inner_texts() == ["val", "test", "unseen"]
 
 
-def test_a_header_sorts_both_ways_and_keeps_trials_without_a_value_last(page: Page) -> None:
+def test_the_leaderboard_sorts_both_ways_with_trials_without_a_value_last_and_finds_every_word(page: Page) -> None:
     assert trial_order(page)[0] == "trial-00"
     header = page.get_by_role("columnheader", name="Latency p50")
     header.get_by_role("button").click()
@@ -64,9 +64,6 @@ def test_a_header_sorts_both_ways_and_keeps_trials_without_a_value_last(page: Pa
     header.get_by_role("button").press("Enter")
     assert trial_order(page)[0] == "trial-04" and trial_order(page)[-1] == "trial-07"
     expect(header).to_have_attribute("aria-sort", "descending")
-
-
-def test_search_keeps_the_trials_that_have_every_word(page: Page) -> None:
     page.get_by_label("Search trials").fill("votes failed")
     assert trial_order(page) == ["trial-07"]
     expect(page.locator("output[for=search]")).to_have_text("1 of 10 trials")
@@ -74,7 +71,7 @@ def test_search_keeps_the_trials_that_have_every_word(page: Page) -> None:
     assert len(trial_order(page)) == 10
 
 
-def test_accuracy_is_shown_against_each_cost_in_turn(page: Page) -> None:
+def test_accuracy_is_shown_against_each_cost_in_turn_and_other_tables_sort_by_themselves(page: Page) -> None:
     title = page.locator("[data-figure=scatter] .xtitle")
     expect(title).to_have_text("latency of an item, p50 (ms)")
     expect(page.locator("[data-figure=scatter] .shapelayer path")).to_have_count(1)  # the budget
@@ -89,9 +86,6 @@ def test_accuracy_is_shown_against_each_cost_in_turn(page: Page) -> None:
             10
         )  # nine trials, and the winner's ring
         expect(page.locator("[data-figure=scatter] .shapelayer path")).to_have_count(0)
-
-
-def test_the_tables_of_costs_and_of_decoding_sort_by_themselves(page: Page) -> None:
     prices = page.locator("#prices tbody tr .id")
     page.locator("#prices").get_by_role("button", name="Items/s").click()
     rates = [float(rate) for rate in page.locator("#prices tbody td:nth-child(7)").all_inner_texts()]
@@ -102,7 +96,7 @@ def test_the_tables_of_costs_and_of_decoding_sort_by_themselves(page: Page) -> N
     assert len(trial_order(page)) == 10
 
 
-def test_a_line_of_the_search_space_says_whose_it_is(page: Page) -> None:
+def test_a_line_of_the_search_space_says_whose_it_is_and_no_text_lies_on_another(page: Page) -> None:
     lines, told = page.locator(".parallel g"), page.locator("output.told")
     assert lines.count() == 10
     usual = told.inner_text()
@@ -111,9 +105,6 @@ def test_a_line_of_the_search_space_says_whose_it_is(page: Page) -> None:
     expect(told).to_have_text("trial-00: exact match 95.3 %; Temporal PARSeq, learning_rate 0.002, encoder.width 64")
     page.locator(".parallel").dispatch_event("pointerleave", {"pointerType": "mouse"})
     expect(told).to_have_text(usual)
-
-
-def test_no_name_or_value_of_the_search_space_lies_on_another(page: Page) -> None:
     for width in (1280, 390):
         page.set_viewport_size({"width": width, "height": 844})
         boxes = page.eval_on_selector_all(

@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 from decode_rows import sample_rows
+from glyphrun.data.sample import Sample
+from glyphrun.data.shards import write_samples
 from glyphrun.evaluation.significance import gap_of_shares
 from glyphrun.images import encode_image
 from glyphrun.report.examples import Example, example_section
@@ -20,6 +22,7 @@ from glyphrun.report.generalization import generalization
 from glyphrun.report.importance import importance_section
 from glyphrun.report.parallel import parallel_coordinates
 from glyphrun.report.render import render_report
+from glyphrun.report.run import report_run
 from glyphrun.report.unfinished import unfinished_section
 from report_samples import sample_examples, sample_results, split_scores
 
@@ -168,3 +171,18 @@ def test_a_decode_sweep_inside_the_run_is_shown(tmp_path: Path) -> None:
     assert "decoding" in json.loads(source.split('id="figures">')[1].split("</script>")[0])
     render_report(sample_results(), [], out)
     assert 'href="#decoding"' not in out.read_text("utf-8")
+
+
+def test_a_run_folder_is_reported_with_its_examples_and_its_decode_sweep(tmp_path: Path) -> None:
+    frame = encode_image(np.zeros((8, 8, 3), np.uint8))
+    sample = Sample(sample_id="test-1", frames=(frame,), text="7", split="test")
+    write_samples([sample], tmp_path / "examples", name="e", licence="none", description="made", charset="0123456789")
+    example = {"sample_id": "test-1", "split": "test", "truth": "7", "reading": "1", "confidence": 0.5, "votes": []}
+    (tmp_path / "results.json").write_text(json.dumps({**sample_results(), "examples": [example]}))
+    before = report_run(tmp_path).read_text("utf-8")
+    assert "✕ wrong" in before and 'href="#decoding"' not in before
+    (tmp_path / "decode").mkdir()
+    (tmp_path / "decode" / "decode.json").write_text(json.dumps({"schema": 1, "split": "val", "rows": sample_rows()}))
+    assert 'href="#decoding"' in report_run(tmp_path).read_text("utf-8")
+    with pytest.raises(FileNotFoundError, match="the sweep has not finished"):
+        report_run(tmp_path / "decode")
