@@ -147,7 +147,7 @@ def test_members_vote_for_what_one_of_them_reads(swept, readers, small_dataset):
 
 
 def test_only_what_is_new_is_read_again(swept, encoded, readers, small_dataset, monkeypatch):
-    """Out of files, which give the same and go when all is read."""
+    """Out of files, which give the same and go when all is read, though one of the new settings cannot be read."""
     times, filed = times_of(swept.out), []
     encoded()
     again = decode_sweep(swept.points, readers, small_dataset, "val", swept.out)
@@ -162,10 +162,14 @@ def test_only_what_is_new_is_read_again(swept, encoded, readers, small_dataset, 
     monkeypatch.setattr(encode, "store", spying)
     swept.words.write_text("12\t1\n")  # another list under the same name is another setting
     points = [*swept.points, *points_of(readers, space={"search": ["beam"], "width": [2]}, members=[["two"]])]
-    rows = decode_sweep(points, readers, small_dataset, "val", swept.out, memory_mib=0)
+    absent = points_of(readers, base={"correction": {"lexicon": "absent.tsv"}}, members=[["one"]])
+    with pytest.raises(ExperimentError, match=r"one, corrected by absent.tsv could not be read: .*absent.tsv"):
+        decode_sweep([*absent, *points], readers, small_dataset, "val", swept.out, memory_mib=0)
     assert filed == [3, 3]  # of one batch tokens, frame_tokens and frame_mask
     assert not (swept.out / "encodings").exists()
     assert encoded() == 2 * frames_of(small_dataset, readers["one"])
+    rows = decode_sweep(points, readers, small_dataset, "val", swept.out)
+    assert encoded() == 0, "what could be read was"
     after = times_of(swept.out)
     assert {name: after[name] for name in times} == times and len(after) == len(times) + 3
     (narrow,) = [row for row in rows if row["name"] == "two, beam, width 2"]
@@ -174,13 +178,8 @@ def test_only_what_is_new_is_read_again(swept, encoded, readers, small_dataset, 
     assert texts_of(swept.out, narrow) == [item.text for item in read_split(engine, arrays)]
 
 
-def test_what_a_recognizer_cannot_read_is_told_with_its_setting(encoded, small_dataset, tmp_path):
+def test_what_a_recognizer_cannot_follow_is_told_before_anything_is_encoded(encoded, small_dataset, tmp_path):
     lines = {"line": save_tiny_bundle(tmp_path / "line", "line-ctc-nano", {"width": 32, "depth": 1})}
-    points = points_of(lines, space={"search": ["greedy", "non-autoregressive"]})
-    with pytest.raises(ExperimentError, match="line, non-autoregressive could not be read: .*has no refinement"):
-        decode_sweep(points, lines, small_dataset, "val", tmp_path / "out", limit=8, seed=1)
-    (greedy,) = (tmp_path / "out" / "rows").iterdir()
-    assert json.loads(greedy.read_text())["n"] == 8
     windows = points_of(lines, base={"windows": 2, "window_frames": 2})
     encoded()
     with pytest.raises(ExperimentError, match="reads every frame alone"):

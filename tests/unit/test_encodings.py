@@ -10,6 +10,7 @@ import torch
 
 from glyphrun.encoded import Encoded
 from glyphrun.models.recognizer import Memory
+from glyphrun.sweeps.encode import Split
 from glyphrun.sweeps.encodings import size_in_bytes, store
 
 
@@ -38,3 +39,11 @@ def test_one_tensor_under_two_names_is_kept_once(tmp_path: Path):
     store([([0], one)], tmp_path / "one")
     store([([0], apart)], tmp_path / "apart")
     assert len(list((tmp_path / "one").iterdir())) == 2 and len(list((tmp_path / "apart").iterdir())) == 3
+
+
+def test_a_limit_draws_items_by_the_seed():
+    split = Split(Path("data"), "val", limit=8)
+    drawn = {seed: replace(split, seed=seed).chosen(100).tolist() for seed in (0, 1)}
+    assert drawn[0] == split.chosen(100).tolist() != drawn[1]
+    assert all(len(set(items)) == 8 and items == sorted(items) for items in drawn.values())
+    assert split.chosen(5).tolist() == replace(split, limit=None).chosen(5).tolist() == [0, 1, 2, 3, 4]
