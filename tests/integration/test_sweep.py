@@ -136,6 +136,14 @@ def test_the_report_shows_every_trial(run):
     folder, results = run
     page = report_run(folder).read_text("utf-8")
     assert all(trial["id"] in page for trial in results["trials"])
+    for trial in results["trials"]:
+        if trial["val"]:
+            assert trial["memory_mib"] > 2 * trial["parameters"] / 2**20 and trial["items_per_s"] > 0
+    assert results["importance"]["reason"].endswith("are too few: at least 8 are needed")
+    shown = [(one["split"], one["truth"] == one["reading"]) for one in results["examples"]]
+    assert len(shown) == 24 and {split for split, _ in shown} == {"test", "unseen"}
+    wrong = sum(round((1 - results["splits"][split]["exact"]) * 20) for split in ("test", "unseen"))
+    assert [right for _, right in shown].count(False) == min(wrong, max(12, wrong - 16))
 
 
 def test_a_finished_run_is_not_done_again_and_takes_no_other_experiment(run, small_dataset):
