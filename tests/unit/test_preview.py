@@ -2,9 +2,11 @@
 
 import json
 
+import pytest
 from typer.testing import CliRunner
 
 from glyphrun.cli import app
+from glyphrun.cli.options import console
 from glyphrun.sweeps.estimate import time_trials
 from glyphrun.sweeps.experiment import Experiment
 from glyphrun.sweeps.plan import plan_trials
@@ -26,8 +28,14 @@ DECLARED = {
 }
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    """The console has the width of the terminal in which its module was first imported, whoever imported it."""
+    monkeypatch.setattr(console, "width", 160)
+
+
 def run(*arguments: str) -> str:
-    done = CliRunner().invoke(app, ["sweep", *arguments], env={"COLUMNS": "160"})
+    done = CliRunner().invoke(app, ["sweep", *arguments])
     assert done.exit_code == 0, done.output
     return done.output
 
