@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil, floor, sqrt
 from pathlib import Path
@@ -57,7 +58,8 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, name: str = "imag
             image.load()
         except Exception as error:
             raise ImageError(f"{name} is damaged or cut short; send the whole file.") from error
-        return np.array(_rgb(_upright(image), name))
+        _turn_upright(image)
+        return np.array(_rgb(image, name))
 
 
 def encode_image(array: np.ndarray, format: Literal["PNG", "JPEG", "WEBP", "BMP"] = "PNG") -> bytes:
@@ -71,14 +73,15 @@ def _one_of(names: tuple[str, ...]) -> str:
     return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:
-        return image
+def _turn_upright(image: Image.Image) -> None:
+    # In place, since what needs no turning would be copied. A picture with a broken orientation stays as it lies.
+    with suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
 
 
 def _rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
     # 16-bit grey is scaled: Pillow's own conversion clips everything above 255 to white.
     if image.mode.startswith("I;16"):
         grey = (np.asarray(image).astype(np.uint32) + 128) // 257
