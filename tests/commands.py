@@ -1,4 +1,4 @@
-"""``glyphrun`` as it is typed, and the sentence that it answers with where something cannot be."""
+"""``glyphrun`` as it is typed, and what it says."""
 
 from __future__ import annotations
 
@@ -20,11 +20,18 @@ def glyphrun(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([GLYPHRUN, *arguments], capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
 
 
-def refusal(*arguments: str) -> str:
-    """What a command says that ends with exit code 1 and no traceback, on one line.
+def said(*arguments: str) -> str:
+    """What a command prints that does what it is asked.
 
-    It runs in this process, for most of a refusal's time is spent on starting one.
+    It runs in this process, for most of a command's time is spent on starting one.
     """
+    done = CliRunner().invoke(app, list(arguments), env={"RAY_ADDRESS": None})
+    assert done.exit_code == 0, (arguments, done.output, done.exception)
+    return done.stdout
+
+
+def refusal(*arguments: str) -> str:
+    """What a command says that ends with exit code 1 and no traceback, on one line; in this process, too."""
     done = CliRunner().invoke(app, list(arguments), env={"RAY_ADDRESS": None})
     assert isinstance(done.exception, SystemExit) and done.exit_code == 1, (arguments, done.output, done.exception)
     return " ".join(done.output.split())

@@ -9,32 +9,45 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-PYTEST = [str(BIN / "pytest"), "-q", "-p", "no:cacheprovider"]
+PYTEST = [str(BIN / "pytest"), "-q", "-p", "no:cacheprovider", "--durations=15"]
 
 # A file stays in one process, for its fixtures; the longest files come first, as tests/conftest.py orders them.
 BOTH_CORES = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
 
+# Commands of one part run side by side: mypy alone would leave a core idle for most of a minute.
 PARTS = {
-    "lint": [str(BIN / "ruff"), "check", "."],
-    "format": [str(BIN / "ruff"), "format", "--check", "."],
-    "types": [str(BIN / "mypy")],
-    "layers": [str(BIN / "lint-imports")],
-    "browser": [str(ROOT / "tests" / "install_browser.sh")],
-    "unit": [*PYTEST, *BOTH_CORES, "tests/unit"],
-    "integration, end to end": [*PYTEST, *BOTH_CORES, "tests/integration", "tests/e2e"],
+    "lint": [[str(BIN / "ruff"), "check", "."]],
+    "format": [[str(BIN / "ruff"), "format", "--check", "."]],
+    "layers": [[str(BIN / "lint-imports")]],
+    "browser": [[str(ROOT / "tests" / "install_browser.sh")]],
+    "types, unit": [[str(BIN / "mypy")], [*PYTEST, *BOTH_CORES, "tests/unit"]],
+    "integration, end to end": [[*PYTEST, *BOTH_CORES, "tests/integration", "tests/e2e"]],
 }
+
+
+def run(commands: list[list[str]]) -> int:
+    """Run commands side by side; only the last one prints at once. The exit code is that of the first that failed."""
+    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    started = [
+        subprocess.Popen(
+            command, cwd=ROOT, env=environment, text=True, stdout=None if command is commands[-1] else subprocess.PIPE
+        )
+        for command in commands
+    ]
+    started[-1].wait()
+    for process in started[:-1]:
+        print(process.communicate()[0], end="", flush=True)
+    return next((process.returncode for process in started if process.returncode), 0)
 
 
 def main() -> int:
     """Run the parts until one fails; the exit code is that of the failed part."""
     times: list[tuple[str, float]] = []
     code = 0
-    for name, command in PARTS.items():
+    for name, commands in PARTS.items():
         print(f"── {name}", flush=True)
         started = time.monotonic()
-        code = subprocess.run(
-            command, cwd=ROOT, env={**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-        ).returncode
+        code = run(commands)
         times.append((name, time.monotonic() - started))
         if code:
             break

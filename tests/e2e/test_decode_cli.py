@@ -1,4 +1,4 @@
-"""``glyphrun decode-sweep`` and ``glyphrun validate`` as they are typed."""
+"""``glyphrun decode-sweep`` and ``glyphrun validate``: what they read, write and say."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from commands import glyphrun, refusal
+from commands import refusal, said
 from tiny_bundles import save_tiny_bundle
 
 TINY = {"encoder": {"width": 16, "heads": 2}, "decoder_heads": 2}
@@ -30,29 +30,27 @@ def test_crossed_settings_are_shown_in_a_table_and_on_a_page(bundles, small_data
         "members: [[one], [one, two]]\n"
     )
     out = tmp_path / "out"
-    done = glyphrun("decode-sweep", *bundles, str(small_dataset), "--settings", str(settings), "--out", str(out))
-    assert done.returncode == 0, done.stderr
-    said = json.loads((out / "decode.json").read_text())
-    assert len(said["rows"]) == 16 and said["split"] == "val"
-    assert "8 combinations contradict themselves and were left out" in " ".join(done.stdout.split())
+    shown = said("decode-sweep", *bundles, str(small_dataset), "--settings", str(settings), "--out", str(out))
+    swept = json.loads((out / "decode.json").read_text())
+    assert len(swept["rows"]) == 16 and swept["split"] == "val"
+    assert "8 combinations contradict themselves and were left out" in " ".join(shown.split())
     page = (out / "decode.html").read_text("utf-8")
-    assert all(row["name"] in page for row in said["rows"])
+    assert all(row["name"] in page for row in swept["rows"])
 
 
 @pytest.mark.slow
 def test_quick_validation_answers_its_two_questions_and_recommends(bundles, small_dataset, tmp_path):
     out = tmp_path / "results.json"
-    done = glyphrun("validate", *bundles, str(small_dataset), "--out", str(out), "--quick", "--budget-ms", "0.0001")
-    assert done.returncode == 0, done.stderr
+    shown = said("validate", *bundles, str(small_dataset), "--out", str(out), "--quick", "--budget-ms", "0.0001")
     results = json.loads(out.read_text())
     assert len(results["methods"]) == 11
     for method in results["methods"]:
         assert {"cer", "wer", "exact", "cer_ci", "exact_ci", "ms", "items_per_s"} <= set(method)
         assert method["n"] == 20
     assert [one["name"] is None for one in results["recommendations"]] == [False, False, True]
-    said = " ".join(done.stdout.split())
-    assert "Does the beam help? It" in said and "Does the ensemble help? It" in said
-    assert "best within 0.0001 ms: nothing. none: " in said
+    told = " ".join(shown.split())
+    assert "Does the beam help? It" in told and "Does the ensemble help? It" in told
+    assert "best within 0.0001 ms: nothing. none: " in told
     assert (tmp_path / "results.html").exists()
 
 

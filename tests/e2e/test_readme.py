@@ -27,16 +27,21 @@ def newcomer(tmp_path_factory):
     """A folder in which the README's block of verbs was run, with what each verb printed."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "experiments").symlink_to(Path(__file__).parents[2] / "experiments")
-    printed = {}
-    for line in block_with("data simulate"):
-        done = run(line, folder)
-        assert done.returncode == 0, (line, done.stderr)
-        printed[line.split()[1]] = done.stdout
-    return folder, printed
+    return folder, run_block("data simulate", folder)
 
 
 def block_with(words: str) -> list[str]:
     return next(block for block in BLOCKS if words in block).strip().splitlines()
+
+
+def run_block(words: str, folder: Path) -> dict[str, str]:
+    """What each verb of the block with these words prints in this folder."""
+    printed = {}
+    for line in block_with(words):
+        done = run(line, folder)
+        assert done.returncode == 0, (line, done.stderr)
+        printed[line.split()[1]] = done.stdout
+    return printed
 
 
 def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -58,18 +63,14 @@ def test_the_commands_of_the_verbs_run_one_after_another(newcomer):
 @pytest.mark.slow
 def test_the_commands_about_recognizers_run(newcomer):
     folder, _ = newcomer
-    for line in block_with("glyphrun cost"):
-        done = run(line, folder)
-        assert done.returncode == 0, (line, done.stderr)
+    run_block("glyphrun cost", folder)
     assert (folder / "runs/features.parquet").exists()
 
 
 @pytest.mark.slow
 def test_the_commands_about_decoding_run(newcomer):
     folder, _ = newcomer
-    for line in block_with("decode-sweep"):
-        done = run(line, folder)
-        assert done.returncode == 0, (line, done.stderr)
+    run_block("decode-sweep", folder)
     assert (folder / "runs/decode/decode.html").exists()
     assert json.loads((folder / "runs/validation.json").read_text())["recommendations"]
 

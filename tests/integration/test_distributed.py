@@ -142,18 +142,18 @@ def test_two_workers_have_the_curve_and_the_weights_of_one_with_twice_the_batch(
     assert everything_is_given_back()
 
 
-@pytest.mark.slow
-def test_a_trial_that_the_scheduler_stops_gives_everything_back_and_has_no_step_beyond(alone, small_dataset, tmp_path):
-    """Two trials, one after the other on the same two cores; what was stopped can be continued to the same end."""
-    experiment = declare(2, [WHOLE, ACCUMULATED])
-    trials = plan_trials(experiment)
+@pytest.fixture(scope="module")
+def stopped(local_ray, small_dataset, tmp_path_factory) -> Path:
+    """The run of two trials that were stopped after 8 steps, one after the other on the same two cores."""
+    run_dir = tmp_path_factory.mktemp("stopped")
+    trials = plan_trials(declare(2, [WHOLE, ACCUMULATED]))
     for trial in trials:
-        trial_folder(tmp_path, trial).mkdir(parents=True)
+        trial_folder(run_dir, trial).mkdir(parents=True)
     processor = processor_for(parse_settings(trials[0].settings))
     data = ray.put(tuple(load_split(small_dataset, split, processor) for split in ("train", "val")))
     trainable = tune.with_parameters(
         DistributedTrial,
-        run_dir=tmp_path,
+        run_dir=run_dir,
         dataset=small_dataset,
         measure=Measure(),
         charset=DIGITS,
@@ -166,19 +166,22 @@ def test_a_trial_that_the_scheduler_stops_gives_everything_back_and_has_no_step_
         param_space={"trial": tune.grid_search([trial.model_dump(mode="json") for trial in trials])},
         tune_config=tune.TuneConfig(metric="exact", mode="max", max_concurrent_trials=1),
         run_config=tune.RunConfig(
-            storage_path=str(tmp_path / "tune"),
+            storage_path=str(run_dir / "tune"),
             stop={"step": 8},
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
         ),
     ).fit()
+    return run_dir
+
+
+@pytest.mark.slow
+def test_a_trial_that_the_scheduler_stops_gives_everything_back_and_has_no_step_beyond(stopped):
     assert everything_is_given_back()
-    for trial in trials:
-        folder = trial_folder(tmp_path, trial)
+    for trial in plan_trials(declare(2, [WHOLE, ACCUMULATED])):
+        folder = trial_folder(stopped, trial)
         assert [report["step"] for report in read_reports(folder)] == [4, 8]
         assert read_outcome(folder) is None
-    (continued,) = sweep(declare(2, [WHOLE]), small_dataset, tmp_path)
-    assert_same_training(continued, alone[0])
 
 
 def kill_a_worker() -> None:
@@ -188,16 +191,17 @@ def kill_a_worker() -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_once_costs_the_steps_since_the_checkpoint_and_nothing_else(alone, small_dataset, tmp_path):
+def test_a_worker_that_dies_once_costs_the_steps_since_the_checkpoint_and_nothing_else(alone, stopped, small_dataset):
+    """In a trial that goes on where it was stopped, too."""
     killed: list[int] = []
 
     def kill(_: str, report: dict[str, Any]) -> None:
-        if report["step"] == 8 and not killed:
+        if report["step"] == 16 and not killed:
             killed.append(report["step"])
             kill_a_worker()
 
-    (record,) = sweep(declare(2, [WHOLE]), small_dataset, tmp_path, kill)
-    assert killed == [8]
+    (record,) = sweep(declare(2, [WHOLE]), small_dataset, stopped, kill)
+    assert killed == [16]
     assert_same_training(record, alone[0])
 
 

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import signal
 from dataclasses import asdict
 from itertools import pairwise
@@ -13,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from glyphrun.data.batches import FrameArrays
 from glyphrun.engine import Engine
@@ -25,6 +23,7 @@ from glyphrun.text import DIGITS, Codec
 from glyphrun.training.checkpoint import CheckpointError, read_progress
 from glyphrun.training.fit import Report, TrainingDiverged, TrainSettings, fit
 from glyphrun.training.optim import learning_rate_at
+from killed import die_after, in_processes
 
 CPU = torch.device("cpu")
 CODEC = Codec(DIGITS, 2)
@@ -81,26 +80,13 @@ LONG = TrainSettings(
 def train_and_die(name: str, folder: Path, updates: int | None) -> None:
     """Train with everything that draws numbers (dropout, augmentation, orders), killed after some updates."""
     torch.set_num_threads(1)
-    done = 0
-
-    def count(*_: object) -> None:
-        nonlocal done
-        done += 1
-        if done == updates:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    register_optimizer_step_post_hook(count)
+    die_after(updates)
     train(recognizer(name, dropout=0.2, fusion="attention"), folder, LONG)
 
 
 def in_a_process(name: str, folder: Path, updates: int | None = None) -> int | None:
     """The exit code of a training in a process of its own."""
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["pytest", "torch._dynamo", "glyphrun.models.zoo", "glyphrun.training.fit"])
-    process = processes.Process(target=train_and_die, args=(name, folder, updates))
-    process.start()
-    process.join()
-    return process.exitcode
+    return in_processes(train_and_die, [(name, folder, updates)])[0]
 
 
 @pytest.mark.parametrize("name", ["parseq-nano", "query-digits-nano"])

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import copy
-import multiprocessing
-import os
 import signal
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from glyphrun.data.batches import FrameArrays
 from glyphrun.engine import Engine
@@ -21,6 +18,7 @@ from glyphrun.models.lora import LoraSettings, apply_lora, updates
 from glyphrun.text import DIGITS
 from glyphrun.training.fit import TrainSettings, fit
 from glyphrun.training.optim import make_optimizer
+from killed import die_after, in_processes
 from lora_recognizers import CODEC, LORA, recognizer
 
 
@@ -52,19 +50,11 @@ def tracklets() -> FrameArrays:
     )
 
 
-def train(folder: Path, updates_before_death: int | None = None) -> None:
+def train(folder: Path, updates: int | None = None) -> None:
     """LoRA training with everything that draws numbers; killed after some updates, or left alone."""
     torch.set_num_threads(1)
-    arrays, processor, done = tracklets(), ImageProcessor(height=16, width=24), 0
-
-    def count(*_: object) -> None:
-        nonlocal done
-        done += 1
-        if done == updates_before_death:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    if updates_before_death is not None:
-        register_optimizer_step_post_hook(count)
+    die_after(updates)
+    arrays, processor = tracklets(), ImageProcessor(height=16, width=24)
     cpu = torch.device("cpu")
     model = recognizer(fusion="attention", dropout=0.2)
     apply_lora(model, LoraSettings(rank=2, dropout=0.3, targets=("vision", "decoder"), unfrozen=("norms",)))
@@ -87,12 +77,7 @@ def train(folder: Path, updates_before_death: int | None = None) -> None:
 
 def test_a_training_killed_and_continued_ends_with_the_updates_of_one_left_alone(tmp_path):
     train(tmp_path / "alone")
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["pytest", "torch._dynamo", "glyphrun.models.zoo", "glyphrun.training.fit"])
-    process = processes.Process(target=train, args=(tmp_path / "killed", 5))
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    assert in_processes(train, [(tmp_path / "killed", 5)]) == [-signal.SIGKILL]
     train(tmp_path / "killed")
     for file in ("weights.safetensors", "optimizer.safetensors"):
         expected, continued = (load_file(tmp_path / run / file) for run in ("alone", "killed"))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import signal
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import distributed
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from glyphrun.data.batches import FrameArrays
 from glyphrun.engine import Engine
@@ -26,6 +23,7 @@ from glyphrun.text import DIGITS, Codec
 from glyphrun.training.checkpoint import read_progress
 from glyphrun.training.fit import Report, TrainSettings, fit
 from glyphrun.training.parallel import Workers
+from killed import die_after, in_processes
 
 CPU = torch.device("cpu")
 CODEC = Codec(DIGITS, 2)
@@ -81,15 +79,7 @@ def train(
 
 def work(rank: int, world: int, meeting: Path, updates: int | None, folder: Path, arguments: dict) -> None:
     torch.set_num_threads(1)
-    done = 0
-
-    def count(*_: object) -> None:
-        nonlocal done
-        done += 1
-        if done == updates:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    register_optimizer_step_post_hook(count)
+    die_after(updates)
     distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
     reports = train(folder, workers=Workers(rank, world), **arguments)
     said = [{**asdict(report), "seconds": 0} for report in reports]
@@ -99,17 +89,8 @@ def work(rank: int, world: int, meeting: Path, updates: int | None, folder: Path
 
 def together(folder: Path, world: int = 2, updates: int | None = None, **arguments: object) -> list[int | None]:
     """Exit codes of workers that trained together."""
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["pytest", "torch._dynamo", "glyphrun.models.zoo", "glyphrun.training.fit"])
     meeting = folder.parent / f"{folder.name}-meeting-{len(list(folder.parent.glob('*meeting*')))}"
-    started = [
-        processes.Process(target=work, args=(rank, world, meeting, updates, folder, arguments)) for rank in range(world)
-    ]
-    for process in started:
-        process.start()
-    for process in started:
-        process.join()
-    return [process.exitcode for process in started]
+    return in_processes(work, [(rank, world, meeting, updates, folder, arguments) for rank in range(world)])
 
 
 @pytest.mark.parametrize(
