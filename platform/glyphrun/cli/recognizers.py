@@ -69,7 +69,10 @@ def cost(
     if as_json:
         print(json.dumps(cost_json(rows, settings), ensure_ascii=False))
         return
-    console.print(shown(rows, settings))
+    table = shown(rows, settings)
+    # A terminal that is too narrow breaks the lines; a number that is cut short would be another number.
+    table.width = console.measure(table, options=console.options.update(width=1000)).maximum
+    console.print(table, crop=False)
 
 
 @app.command()

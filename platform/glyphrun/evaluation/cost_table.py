@@ -151,7 +151,7 @@ def shown(rows: Sequence[Cost], settings: CostSettings) -> Table:
     )
     for heading in ("recognizer", "precision"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("M", "G", "MiB", "ms", "/s", "batch", "tracklet ms", "×"):
+    for heading in ("M", "G", "MiB", "ms", "/s", "batch", "tracklet\nms", "×"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
@@ -277,11 +277,14 @@ def _device(settings: CostSettings) -> torch.device:
 
 
 def _in_a_process(name: str, precision: CostPrecision, settings: CostSettings, counts: Counts) -> Cost:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        try:
-            return pool.apply(measure, (name, precision, settings, counts))
-        except (RuntimeError, MemoryError) as error:
-            raise RuntimeError(f"{name} in {precision} could not be measured: {error}") from error
+    pool = multiprocessing.get_context("spawn").Pool(1)
+    try:
+        return pool.apply(measure, (name, precision, settings, counts))
+    except (RuntimeError, MemoryError) as error:
+        raise RuntimeError(f"{name} in {precision} could not be measured: {error}") from error
+    finally:
+        pool.close()  # a process that is ended by force leaves what its compiler shares behind
+        pool.join()
 
 
 def _seconds(read: Callable[[], object]) -> float:
