@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import yaml
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 RUNTIME_ENV = "runtime-env.yaml"
 POLL_S = 0.5
+READY_WITHIN_S = 60
 
 
 class JobError(RuntimeError):
@@ -61,6 +64,20 @@ def runtime_env(folder: Path) -> dict[str, Any]:
     return {**declared, "working_dir": str(folder), **({"py_modules": modules} if modules else {})}
 
 
+def start(client: JobSubmissionClient, command: Sequence[str], folder: Path) -> str:
+    """Upload a folder and run a command in it; the job's id. Raises JobError if the cluster takes none."""
+    environment = runtime_env(folder)
+    deadline = time.monotonic() + READY_WITHIN_S
+    while True:
+        try:
+            return str(client.submit_job(entrypoint=shlex.join(command), runtime_env=environment))
+        except (OSError, RuntimeError, ValueError) as error:
+            # The job server of a head answers some seconds before what runs its jobs does.
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise JobError(f"the cluster takes no job: {_last_line(error)}") from None
+            time.sleep(POLL_S)
+
+
 def follow(client: JobSubmissionClient, job: str, show: Callable[[str], None]) -> int:
     """Pass on what a job prints until it ends; its exit status, 1 for one that never started or was stopped.
 
@@ -75,9 +92,10 @@ def follow(client: JobSubmissionClient, job: str, show: Callable[[str], None]) -
         asyncio.run(tail())
         while not (info := client.get_job_info(job)).status.is_terminal():
             time.sleep(POLL_S)
-    except (ConnectionError, RuntimeError) as error:
+    except (OSError, RuntimeError, aiohttp.ClientError) as error:  # requests' own errors are OSError
         raise JobError(
-            f"the connection to the cluster was lost, and job {job} may go on: `ray job status {job}` tells ({error})"
+            f"the connection to the cluster was lost, and job {job} may go on: `ray job status {job} --address "
+            f"{client.get_address()}` tells ({_last_line(error)})"
         ) from None
     if info.status == JobStatus.SUCCEEDED:
         return 0
@@ -88,11 +106,16 @@ def follow(client: JobSubmissionClient, job: str, show: Callable[[str], None]) -
 
 def _unreachable(address: str | None, error: Exception) -> JobError:
     where = address or "a Ray on this machine"
-    said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return JobError(
         f"no job server answers at {where}: start one with `ray start --head`, or reach a cluster's with "
-        f"`ray dashboard cluster.yaml` and --address http://127.0.0.1:8265 ({said})"
+        f"`ray dashboard cluster.yaml` and --address http://127.0.0.1:8265 ({_last_line(error)})"
     )
+
+
+def _last_line(error: Exception) -> str:
+    """What an error says without the traceback that a server may have sent along."""
+    said = str(error).rstrip(" .\n")
+    return said.splitlines()[-1] if said else type(error).__name__
 
 
 def _token() -> str | None:

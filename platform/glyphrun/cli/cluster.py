@@ -82,7 +82,7 @@ def submit(
     Example: [bold]glyphrun submit experiments/demo.yaml /mnt/glyphrun/shirts --run-dir /mnt/glyphrun/runs/shirts[/]
     """
     from glyphrun.cluster import interruptible
-    from glyphrun.jobs import connect, follow, runtime_env
+    from glyphrun.jobs import connect, follow, start
     from glyphrun.sweeps.load import load_experiment
 
     with plain_errors():
@@ -90,7 +90,7 @@ def submit(
         folder = working_dir.resolve()
         command = _sweep_command(experiment, folder, dataset, run_dir, sets or [], resume, extend)
         client = connect(address)
-        job = client.submit_job(entrypoint=shlex.join(command), runtime_env=runtime_env(folder))
+        job = start(client, command, folder)
         typer.echo(f"job {job}: {shlex.join(command)}", err=True)
         try:
             with interruptible():
