@@ -21,10 +21,11 @@ from glyphrun_serve.app import ServeSettings
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "deploy/rayservice.yaml"
 
-# A mapping of fields; [one] is a list; a type is a value; {str: …} has any keys.
+PULL = {"Always", "IfNotPresent", "Never"}
+# A mapping of fields; [one] is a list; a type is a value, a set its values; {str: …} has any keys.
 RESOURCES = {"requests": {str: str}, "limits": {str: str}}
 MOUNT = {"name": str, "mountPath": str, "subPath": str, "readOnly": bool}
-EXPRESSION = {"key": str, "operator": str, "values": [str]}
+EXPRESSION = {"key": str, "operator": {"In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"}, "values": [str]}
 POD = {
     "metadata": {"labels": {str: str}, "annotations": {str: str}},
     "spec": {
@@ -32,9 +33,9 @@ POD = {
             {
                 "name": str,
                 "image": str,
-                "imagePullPolicy": str,
+                "imagePullPolicy": PULL,
                 "env": [{"name": str, "value": str}],
-                "ports": [{"containerPort": int, "name": str, "protocol": str}],
+                "ports": [{"containerPort": int, "name": str, "protocol": {"TCP", "UDP", "SCTP"}}],
                 "resources": RESOURCES,
                 "volumeMounts": [MOUNT],
             }
@@ -47,7 +48,14 @@ POD = {
             }
         ],
         "nodeSelector": {str: str},
-        "tolerations": [{"key": str, "operator": str, "value": str, "effect": str}],
+        "tolerations": [
+            {
+                "key": str,
+                "operator": {"Exists", "Equal"},
+                "value": str,
+                "effect": {"NoSchedule", "PreferNoSchedule", "NoExecute"},
+            }
+        ],
         "affinity": {
             "nodeAffinity": {
                 "requiredDuringSchedulingIgnoredDuringExecution": {
@@ -69,13 +77,18 @@ RAY_SERVICE = {
             "rayVersion": str,
             "enableInTreeAutoscaling": bool,
             "autoscalerOptions": {
-                "upscalingMode": str,
+                "upscalingMode": {"Default", "Aggressive", "Conservative"},
                 "idleTimeoutSeconds": int,
                 "resources": RESOURCES,
                 "image": str,
-                "imagePullPolicy": str,
+                "imagePullPolicy": PULL,
             },
-            "headGroupSpec": {"serviceType": str, "enableIngress": bool, "rayStartParams": {str: str}, "template": POD},
+            "headGroupSpec": {
+                "serviceType": {"ClusterIP", "NodePort", "LoadBalancer"},
+                "enableIngress": bool,
+                "rayStartParams": {str: str},
+                "template": POD,
+            },
             "workerGroupSpecs": [
                 {
                     "groupName": str,
@@ -102,9 +115,11 @@ def manifest() -> dict[str, Any]:
 
 
 def wrong(value: Any, known: Any, at: str = "") -> list[str]:
-    """Fields that are unknown, of another type, or missing."""
+    """Fields that are unknown, of another type or value, or missing."""
     if isinstance(known, type):
         return [] if type(value) is known else [f"{at} is no {known.__name__}"]
+    if isinstance(known, set):
+        return [] if value in known else [f"{at} is none of {sorted(known)}"]
     if isinstance(known, list):
         return [said for one in value for said in wrong(one, known[0], at)]
     if str in known:
@@ -119,10 +134,11 @@ def test_every_field_is_one_of_the_resource():
     resource = manifest()
     assert (resource["apiVersion"], resource["kind"]) == ("ray.io/v1", "RayService")
     assert wrong(resource, RAY_SERVICE) == []
-    resource["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["minReplica"] = resource["spec"]["rayClusterConfig"][
-        "workerGroupSpecs"
-    ][0].pop("minReplicas")
+    cluster = resource["spec"]["rayClusterConfig"]
+    cluster["workerGroupSpecs"][0]["minReplica"] = cluster["workerGroupSpecs"][0].pop("minReplicas")
+    cluster["autoscalerOptions"]["upscalingMode"] = "Fast"
     assert wrong(resource, RAY_SERVICE) == [
+        "spec.rayClusterConfig.autoscalerOptions.upscalingMode is none of ['Aggressive', 'Conservative', 'Default']",
         "spec.rayClusterConfig.workerGroupSpecs lacks minReplicas",
         "spec.rayClusterConfig.workerGroupSpecs has no minReplica",
     ]
