@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -21,11 +23,11 @@ from glyphrun.progress import show_stages
 from glyphrun.report.run import report_run
 from glyphrun.sweeps.errors import ExperimentError
 from glyphrun.sweeps.experiment import Experiment
-from glyphrun.sweeps.plan import plan_trials
+from glyphrun.sweeps.plan import Trial, plan_trials
 from glyphrun.sweeps.rerun import rerun_trial
 from glyphrun.sweeps.run import claim_run, sweep_to_results
 from glyphrun.sweeps.train import run_sweep
-from glyphrun.sweeps.trials import read_outcome, read_reports, trial_folder
+from glyphrun.sweeps.trials import Outcome, read_outcome, read_reports, trial_folder
 from glyphrun.text import DIGITS
 
 TINY = {"encoder": {"width": 16, "heads": 2}, "decoder_heads": 2}
@@ -228,6 +230,34 @@ def test_trials_are_added_to_a_finished_sweep_whose_searcher_is_told_of_what_is_
     assert sweep(experiment, small_dataset, tmp_path) == after
     events = [path.parents[1].name for path in (tmp_path / "trials").glob("*/tensorboard/events*")]
     assert sorted(events) == [trial["id"] for trial in after["trials"]]
+
+
+class KillOnce:
+    """Listens to a sweep and ends the process of a trial when it has reported twice."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self.known: list[dict] = []
+
+    def started(self, trial: Trial) -> None: ...
+
+    def reported(self, trial: Trial, told: Mapping[str, Any]) -> None:
+        if told["step"] == 10 and not self.known:
+            self.known = read_reports(trial_folder(self.run_dir, trial))
+            os.kill(told["pid"], signal.SIGKILL)
+
+    def ended(self, trial: Trial, outcome: Outcome) -> None: ...
+
+
+def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint(local_ray, small_dataset, tmp_path):
+    """Seconds of training are part of a report, so that one of steps that were done again would differ."""
+    killer = KillOnce(tmp_path)
+    experiment = declare(trials=1, candidates=[SEARCHED], train={**SHORT, "steps": 40}, scheduler={"kind": "none"})
+    (record,) = run_sweep(experiment, small_dataset, tmp_path, [killer])
+    assert 2 <= len(killer.known) < 8
+    assert record.outcome.status == "finished"
+    assert [report["step"] for report in record.reports] == list(range(5, 41, 5))
+    assert record.reports[: len(killer.known)] == killer.known
 
 
 @pytest.mark.parametrize(
