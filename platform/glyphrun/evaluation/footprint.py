@@ -12,17 +12,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from glyphrun.engine import Engine
+from glyphrun.ensemble import Ensemble
 
 
-def memory_mib(engine: Engine, frames: Sequence[bytes]) -> float:
+def memory_mib(reader: Engine | Ensemble, frames: Sequence[bytes]) -> float:
     """MiB of the weights and of all tensors that live at once while one item of encoded frames is read, at their most.
 
-    What kernels, Python and the libraries take beside tensors is the same for every recognizer and is not counted.
+    Of an ensemble, the weights of all members. What kernels, Python and the libraries take beside tensors is the same for
+    every recognizer and is not counted.
     """
     with _LiveBytes() as live:
-        engine.read([frames])
+        reader.read([frames])
+    engines = reader.members.values() if isinstance(reader, Ensemble) else [reader]
     weights = {
         _storage(tensor)._cdata: _storage(tensor).nbytes()
+        for engine in engines
         for tensor in (*engine.recognizer.parameters(), *engine.recognizer.buffers())
     }
     return (sum(weights.values()) + live.most) / 2**20
