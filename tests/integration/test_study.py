@@ -23,10 +23,10 @@ from glyphrun.evaluation.evaluate import read_split
 from glyphrun.models.zoo import build, recognizer_settings
 from glyphrun.progress import show_stages
 from glyphrun.recipe import codec_for, processor_for
-from glyphrun.sweeps.conclude import labels, trained_engine
 from glyphrun.sweeps.experiment import Experiment
 from glyphrun.sweeps.plan import plan_trials
 from glyphrun.sweeps.run import claim_run, sweep_to_results
+from glyphrun.sweeps.trained import labels, trained_engine
 from glyphrun.sweeps.trials import read_record
 from glyphrun.text import DIGITS
 from glyphrun_serve.app import ServeSettings, build_app

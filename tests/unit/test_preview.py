@@ -60,10 +60,25 @@ def test_a_dry_run_prints_trials_resources_and_cost_and_leaves_nothing_behind(sm
     assert "A trial reserves 1 cores" in said and "T4" in said
     assert "core hours at the speed of this machine" in said and "asha stops some early" in said
     assert "GPU hours where 8·10¹² operations a second" in said
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run").exists() and "survivors" not in said
     without = run(
         str(path), "--dry-run", "--json", "--set", "dataset=null", "--set", "searcher={kind: tpe, startup: 3}"
     )
     told = json.loads(without)
     assert [trial["steps"] for trial in told["trials"]] == [40] * 3 and told["proposed_later"] == 1
-    assert told["trials"][0]["hours"] is None
+    assert told["trials"][0]["hours"] is None and told["ways_of_reading"] == [0, 0]
+
+
+def test_a_dry_run_says_in_how_many_ways_survivors_would_be_read(tmp_path):
+    search = {
+        "survivors": 2,
+        "space": {"search": ["greedy", "beam"], "width": [3, 5]},
+        "ensemble_vote": ["mbr", "average"],
+    }
+    path = tmp_path / "experiment.yaml"
+    path.write_text(json.dumps({**DECLARED, "decode_search": search}))
+    assert "Then 2 survivors are read on val in 4 ways" in run(str(path), "--dry-run")
+    both = [*DECLARED["candidates"], {"family": "beams", "recognizer": "parseq-nano"}]
+    path.write_text(json.dumps({**DECLARED, "candidates": both, "decode_search": search}))
+    assert "in 4 to 12 ways, depending on who survives" in run(str(path), "--dry-run")
+    assert json.loads(run(str(path), "--dry-run", "--json"))["ways_of_reading"] == [4, 12]

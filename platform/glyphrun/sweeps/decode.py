@@ -6,7 +6,6 @@ with one, while other trials may run beside it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +15,13 @@ from typing import Any
 
 import ray
 
-from glyphrun.bundle import SUMS
 from glyphrun.data.sample import dataset_hash
 from glyphrun.evaluation.significance import paired_bootstrap
 from glyphrun.sweeps.encode import Split, encode_split
 from glyphrun.sweeps.encodings import Encoding
 from glyphrun.sweeps.families import read_families
 from glyphrun.sweeps.points import DecodePoint, distinct_names, greedy_of
+from glyphrun.sweeps.readers import digests_of
 from glyphrun.sweeps.reading import PointReader
 from glyphrun.sweeps.trials import write_json
 
@@ -51,7 +50,7 @@ def decode_sweep(
     out = out.absolute()
     folder = out / "rows"
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: hashlib.sha256((reader / SUMS).read_bytes()).hexdigest() for name, reader in readers.items()}
+    weights = digests_of(readers)
     data = f"{dataset_hash(dataset)}/{split}/{limit}/{seed if limit else 0}"
     wanted = {point.key(weights, data): point for point in (*points, *map(greedy_of, points))}
     new = {key: point for key, point in wanted.items() if not (folder / f"{key}.json").exists()}

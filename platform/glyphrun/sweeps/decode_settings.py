@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,23 +20,34 @@ from glyphrun.sweeps.points import FILES, GREEDY, DecodePoint, MemberVote, disti
 RANKING, EMITTING = "query-digits", "line-ctc"  # kinds that rank every answer, and that read along a line
 
 
-class DecodeSpace(BaseModel):
-    """A settings file.
+class Crossed(BaseModel):
+    """What is crossed.
 
     base: decode settings that all have, each reader over its bundle's own. space: for each path of a decode setting, such as
-    ``width`` or ``correction.lm_weight``, the values that are crossed with all others. members: who reads, each a list of
-    readers by name (the folder's, or for a run's snapshots ``step-000050``); all readers alone if it is empty.
-    ensemble_vote: how several of them vote, or «average»: one search over the mean of their log-probabilities, with the
-    settings of the first. Settings without influence on what is read (a width without a beam, any width of a recognizer that
-    ranks its whole answer space) are as they are by default, and points that are equal then are read once.
+    ``width`` or ``correction.lm_weight``, the values that are crossed with all others. ensemble_vote: how several readers
+    vote, or «average»: one search over the mean of their log-probabilities, with the settings of the first. Settings without
+    influence on what is read (a width without a beam, any width of a recognizer that ranks its whole answer space) are as
+    they are by default, and points that are equal then are read once.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     base: dict[str, Any] = {}
     space: dict[str, list[Any]] = {}
-    members: list[list[str]] = []
     ensemble_vote: list[MemberVote] = Field(["majority"], min_length=1)
+
+
+class DecodeSpace(Crossed):
+    """A settings file: what is crossed, and for whom.
+
+    members: who reads, each a list of readers by name (the folder's, or for a run's snapshots ``step-000050``); all readers
+    alone if it is empty.
+    """
+
+    members: list[list[str]] = []
+
+
+Space = TypeVar("Space", bound=Crossed)
 
 
 def load_space(path: Path) -> DecodeSpace:
@@ -56,7 +67,7 @@ def load_space(path: Path) -> DecodeSpace:
     return in_folder(space, path.parent)
 
 
-def in_folder(space: DecodeSpace, folder: Path) -> DecodeSpace:
+def in_folder(space: Space, folder: Path) -> Space:
     """A space whose files of a folder are named by absolute paths, so that they are found from anywhere."""
     values = {key: [_with_file(key, value, folder) for value in values] for key, values in space.space.items()}
     return space.model_copy(update={"base": with_files(space.base, folder), "space": values})

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from glyphrun.bundle import load_engine
 from glyphrun.data.sample import Sample, iterate_samples, read_card
 from glyphrun.data.shards import write_samples
+from glyphrun.ensemble_bundle import load_reader
 from glyphrun.images import decode_image, encode_image
 
 EXAMPLES = 24
@@ -67,8 +67,8 @@ def save_examples(dataset: Path, run_dir: Path, judged: Mapping[str, Judged], se
         charset=card.charset,
         overwrite=True,
     )
-    engine = load_engine(run_dir / "bundle")
-    readings = engine.read([sample.frames for sample in drawn], explain=True)
+    reader = load_reader(run_dir / "bundle")
+    readings = reader.read([sample.frames for sample in drawn], explain=True)
     return [
         {
             "sample_id": sample.sample_id,

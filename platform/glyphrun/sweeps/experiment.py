@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from glyphrun.decoding.settings import Calibration, DecodeSettings
 from glyphrun.models.zoo import ZOO, recognizer_settings
-from glyphrun.sweeps.decode_settings import DecodeSpace
+from glyphrun.sweeps.decode_search import DecodeSearch
 from glyphrun.sweeps.errors import ExperimentError
 from glyphrun.sweeps.policies import (
+    AnyPick,
     AnyScheduler,
     AnySearcher,
     Asha,
+    Best,
     Budget,
+    Cheapest,
     GridSearch,
     HyperBand,
     Median,
@@ -74,8 +77,9 @@ class Experiment(BaseModel):
     dataset: its folder, relative to the file, unless the command names one. objectives: what is to be best, on val; the
     first is what schedulers go by. repeats: trials that differ in nothing but the seed. workers_per_trial: processes that
     share each batch of a trial, on one machine or several, each with the ``resources``. decode_search: ways of reading
-    that are tried on what the sweep has trained. keep_checkpoints: how many of the best trials keep their weights when the
-    sweep is over, beside those on the Pareto front; all without a word. abstain_for_precision: the share of the winner's
+    that are tried on the best trials and on ensembles of them before a winner is chosen among all these. pick: which of
+    those that meet the budget wins. keep_checkpoints: how many of the best trials keep their weights when the sweep is over,
+    beside those on the Pareto front and survivors; all without a word. abstain_for_precision: the share of the winner's
     answers that is to be right; those under the confidence that attains it on val are marked abstained.
     """
 
@@ -93,7 +97,8 @@ class Experiment(BaseModel):
     repeats: int = Field(1, ge=1)
     resources: Resources = Resources()
     workers_per_trial: int = Field(1, ge=1)
-    decode_search: DecodeSpace | None = None
+    decode_search: DecodeSearch | None = None
+    pick: AnyPick = Best()
     keep_checkpoints: int | None = Field(None, ge=1)
     abstain_for_precision: float | None = Field(None, gt=0, lt=1)
     seed: int = 0
@@ -109,6 +114,18 @@ class Experiment(BaseModel):
                 raise ValueError(
                     f"{candidate.family!r} states decode.abstain_below and the experiment abstain_for_precision, which "
                     "sets it: leave out one of them"
+                )
+            if candidate.decode.abstain_below and self.decode_search is not None:
+                raise ValueError(
+                    f"{candidate.family!r} states decode.abstain_below, and with a decode_search the winner may be an ensemble, "
+                    "whose confidence is another: state abstain_for_precision"
+                )
+        search = self.decode_search
+        for name in ("calibration", "abstain_below") if search is not None else ():
+            assert search is not None
+            if any(path.partition(".")[0] == name for path in (*search.base, *search.space)):
+                raise ValueError(
+                    f"decode_search states {name}, and a sweep settles the winner's confidence on val: leave it out"
                 )
         return self
 
@@ -132,6 +149,8 @@ class Experiment(BaseModel):
             raise ValueError(f"the first objective is {self.objectives[0]}, and it must be exact or cer: reorder them")
         if "cost" in self.objectives and self.budget.price_per_hour is None:
             raise ValueError("the objective cost needs budget.price_per_hour, of the machine that will serve")
+        if isinstance(self.pick, Cheapest) and self.pick.by == "cost" and self.budget.price_per_hour is None:
+            raise ValueError("pick goes by cost, which needs budget.price_per_hour, of the machine that will serve")
         if isinstance(self.searcher, Tpe) and len(self.objectives) > 1:
             raise ValueError(
                 "the searcher tpe has one objective: leave out the others, or take the searcher optuna, which has several"
@@ -167,6 +186,11 @@ class Experiment(BaseModel):
         """What each worker of a candidate's trials reserves."""
         return candidate.resources.over(self.resources)
 
+    @property
+    def accuracy(self) -> Literal["exact", "cer"]:
+        """The first objective."""
+        return "cer" if self.objectives[0] == "cer" else "exact"
+
     def hash(self) -> str:
         """sha256 of what decides the results, whatever the order of its keys.
 
@@ -195,8 +219,8 @@ def perturbed(candidate: Candidate) -> dict[str, Dimension]:
 
 def known_keys() -> set[str]:
     """Every key that an experiment may have anywhere, for whoever has mistyped one."""
-    models: set[type[BaseModel]] = {Experiment, Candidate, TrainSettings, StartSettings, DecodeSettings, DecodeSpace}
-    models |= {Asha, HyperBand, Median, Pbt, Tpe, Optuna, Choice, Grid, Integer, Uniform, LogUniform}
+    models: set[type[BaseModel]] = {Experiment, Candidate, TrainSettings, StartSettings, DecodeSettings, DecodeSearch}
+    models |= {Asha, HyperBand, Median, Pbt, Tpe, Optuna, Best, Cheapest, Choice, Grid, Integer, Uniform, LogUniform}
     models |= {type(recognizer_settings(name)) for name in ZOO}
     nested = {value for model in models for value in _models_in(model)}
     return {name for model in models | nested for name in model.model_fields} | {"extends", *KINDS}

@@ -11,10 +11,11 @@ from pydantic import ValidationError
 
 from glyphrun.models.zoo import ZOO, recognizer_settings
 from glyphrun.overlay import overlay
-from glyphrun.sweeps.decode_settings import in_folder, plan_points
+from glyphrun.sweeps.decode_settings import in_folder
 from glyphrun.sweeps.errors import ExperimentError, nearest, said
 from glyphrun.sweeps.experiment import Experiment, known_keys
 from glyphrun.sweeps.policies import DEFAULT_KINDS
+from glyphrun.sweeps.readers import Known
 
 
 def load_experiment(path: Path, sets: Sequence[str] = ()) -> Experiment:
@@ -144,9 +145,8 @@ def _check_decode_search(experiment: Experiment, path: Path) -> None:
             kind = recognizer_settings(candidate.recognizer, dict(candidate.changes)).kind
         except ValueError:
             continue  # it is told when trials are planned
-        # Who reads is known once the sweep has survivors.
-        search = experiment.decode_search.model_copy(update={"members": []})
+        alone = Known({candidate.family: candidate.decode}, {candidate.family: kind}, {})
         try:
-            plan_points(search, {candidate.family: candidate.decode}, {candidate.family: kind})
+            experiment.decode_search.points([candidate.family], alone)
         except ExperimentError as error:
             raise ExperimentError(f"{path}: decode_search: {error}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from glyphrun.sweeps.errors import KIND
 
@@ -100,6 +100,23 @@ class Optuna(Policy):
     population: int = Field(16, ge=2)
 
 
+class Best(Policy):
+    """Takes the most accurate of what meets the budget, and of equals the faster."""
+
+    kind: Literal["best"] = "best"
+
+
+class Cheapest(Policy):
+    """Takes what has the least ``by`` of what meets the budget and is hardly less accurate than the best of that.
+
+    tolerance: by how much worse the first objective may be, 0.01 is a point.
+    """
+
+    kind: Literal["cheapest"]
+    tolerance: float = Field(0.01, ge=0, lt=1)
+    by: Literal["ms", "memory", "cost"] = "ms"
+
+
 def _kind_of(default: str) -> Any:
     def kind(declared: Any) -> str:
         named = declared.get("kind", default) if isinstance(declared, dict) else getattr(declared, "kind", default)
@@ -131,7 +148,13 @@ AnySearcher = Annotated[
         custom_error_message="the kind of a searcher is random, grid, tpe or optuna",
     ),
 ]
-DEFAULT_KINDS = {"scheduler": "asha", "searcher": "random"}
+AnyPick = Annotated[
+    Annotated[Best, Tag(":best")] | Annotated[Cheapest, Tag(":cheapest")],
+    Discriminator(
+        _kind_of("best"), custom_error_type="pick", custom_error_message="the kind of a pick is best or cheapest"
+    ),
+]
+DEFAULT_KINDS = {"scheduler": "asha", "searcher": "random", "pick": "best"}
 
 
 class Resources(Policy):
@@ -170,11 +193,31 @@ class Budget(Policy):
 
     hours: wall time of the training sweep over all its attempts; steps: of all trials together. What runs when they are
     spent stops where it is, and the rest is not begun. latency_ms: the most that one tracklet of ``frames`` frames may
-    take, median, bytes to text, on a trial's cores. price_per_hour: of the machine that will serve, for the objective cost.
+    take, median, bytes to text, on a trial's cores. memory_mib: the most that weights and what lives beside them may take
+    then. price_per_hour: of the machine that will serve, for the objective cost and for cost_per_million, the most that a
+    million items may cost, read one after another.
     """
 
     hours: float | None = Field(None, gt=0)
     steps: int | None = Field(None, ge=1)
     latency_ms: float = Field(50.0, gt=0)
+    memory_mib: float | None = Field(None, gt=0)
+    cost_per_million: float | None = Field(None, gt=0)
     frames: int = Field(8, ge=1)
     price_per_hour: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _cost_has_a_price(self) -> Budget:
+        if self.cost_per_million is not None and self.price_per_hour is None:
+            raise ValueError("cost_per_million needs price_per_hour, of the machine that will serve")
+        return self
+
+    @property
+    def limits(self) -> dict[Objective, float]:
+        """The most that a reading may take of each measure that is limited."""
+        stated: dict[Objective, float | None] = {
+            "ms": self.latency_ms,
+            "memory": self.memory_mib,
+            "cost": self.cost_per_million,
+        }
+        return {name: limit for name, limit in stated.items() if limit is not None}

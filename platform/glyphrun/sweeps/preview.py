@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
+from glyphrun.models.zoo import recognizer_settings
 from glyphrun.sweeps.estimate import Estimate, kind_of
 from glyphrun.sweeps.experiment import Experiment
 from glyphrun.sweeps.plan import Trial, plan_trials, trial_count
@@ -31,6 +32,22 @@ def preview(
     shared = f" for each of its {workers} workers" if workers > 1 else ""
     yield f"A trial reserves {' or '.join(sorted(each))}{shared}."
     yield from _cost(experiment, trials, estimates, total, gpus, tflops)
+    if experiment.decode_search is not None:
+        fewest, most = ways_of_reading(experiment)
+        search = experiment.decode_search
+        several = f"{most} ways" if fewest == most else f"{fewest} to {most} ways, depending on who survives"
+        yield f"Then {min(search.survivors, total)} survivors are read on val in {several}; one of these wins."
+
+
+def ways_of_reading(experiment: Experiment) -> tuple[int, int]:
+    """How many ways of reading a decode search will try, at least and at most; (0, 0) without one."""
+    if experiment.decode_search is None:
+        return 0, 0
+    families = {
+        f"{place} {one.family}": (recognizer_settings(one.recognizer, dict(one.changes)).kind, one.decode)
+        for place, one in enumerate(experiment.candidates)
+    }
+    return experiment.decode_search.counts(trial_count(experiment), families)
 
 
 def preview_json(experiment: Experiment, estimates: Mapping[str, Estimate], *, gpus: int) -> dict[str, Any]:
@@ -50,6 +67,7 @@ def preview_json(experiment: Experiment, estimates: Mapping[str, Estimate], *, g
             for trial in trials
         ],
         "proposed_later": trial_count(experiment) - len(trials),
+        "ways_of_reading": ways_of_reading(experiment),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -58,6 +59,11 @@ def own_of(readers: Mapping[str, Path]) -> Known:
         known.kinds[name] = str(manifest.recognizer["kind"])
         known.inputs[name] = json.dumps([manifest.codec, manifest.processor.model_dump(mode="json")], sort_keys=True)
     return known
+
+
+def digests_of(readers: Mapping[str, Path]) -> dict[str, str]:
+    """A hash of each reader's files."""
+    return {name: hashlib.sha256((folder / SUMS).read_bytes()).hexdigest() for name, folder in readers.items()}
 
 
 def _of_source(source: Path) -> dict[str, Path]:

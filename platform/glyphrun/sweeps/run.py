@@ -16,12 +16,16 @@ from glyphrun.progress import Stages
 from glyphrun.sweeps.conclude import conclude
 from glyphrun.sweeps.errors import ExperimentError
 from glyphrun.sweeps.experiment import Experiment
+from glyphrun.sweeps.joint import search_ways
 from glyphrun.sweeps.live import LiveTable
 from glyphrun.sweeps.plan import plan_trials, trial_count
+from glyphrun.sweeps.preview import ways_of_reading
 from glyphrun.sweeps.tracking import TensorBoard
 from glyphrun.sweeps.train import run_sweep
+from glyphrun.sweeps.trained import Trained, measure_trials
 from glyphrun.sweeps.trials import write_json
 from glyphrun.sweeps.watch import Listener
+from glyphrun.sweeps.ways import Ways
 
 
 @contextmanager
@@ -61,10 +65,10 @@ def sweep_to_results(
     extend: int = 0,
     listeners: Sequence[Listener] = (),
 ) -> dict[str, Any]:
-    """Run or continue the sweep, choose the winner and return the results. Needs a Ray that is running.
+    """Run or continue the sweep, choose the winner among trials or ways of reading them, and return the results.
 
-    extend: trials to add to a run that has finished; the same once more goes on with them. Raises ExperimentError if it
-    has not.
+    Needs a Ray that is running. extend: trials to add to a run that has finished; the same once more goes on with them.
+    Raises ExperimentError if it has not.
     """
     path = run_dir / "results.json"
     _claim_dataset(run_dir, dataset)
@@ -82,13 +86,24 @@ def sweep_to_results(
                     experiment, dataset, run_dir, everyone, extended=extended, clock=seconds_before_and_now
                 )
             seconds = seconds_before_and_now()
+    trained: Trained | None = None
+    ways: Ways | None = None
+    if experiment.decode_search is not None:
+        _, most = ways_of_reading(experiment)
+        with stages.stage("decode", most, skip=done) as stage:
+            if not done:
+                trained = measure_trials(experiment, dataset, records, lambda step: stage.advance_to(0, step))
+                ways = search_ways(experiment, dataset, run_dir, trained, stage.advance_to)
     with stages.stage("select", 1, skip=done) as stage:
         if not done:
+            if trained is None:
+                trained = measure_trials(experiment, dataset, records, lambda step: stage.advance_to(0, step))
             conclude(
                 experiment,
                 dataset,
                 run_dir,
-                records,
+                trained,
+                ways,
                 started=started,
                 seconds=seconds,
                 extended=extended,
