@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import math
 from functools import cache
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.evaluation.calibration import Answers
 from glyphrun.evaluation.importance import importance
+from glyphrun.evaluation.pareto import pareto_front
 from glyphrun.report.render import Example
 from glyphrun.sweeps.confidence import settle_confidence
 
@@ -137,6 +139,75 @@ def sample_results(seed: int = 7) -> dict[str, Any]:
         },
         "confidence": copy.deepcopy(sample_confidence()),
     }  # fmt: skip
+
+
+def sample_search(results: dict[str, Any]) -> dict[str, Any]:
+    """The results, with a search over 28 ways of reading three of the trials, one without a CER; a pair of them wins."""
+    rng = np.random.default_rng(11)
+    survivors = ["trial-00", "trial-02", "trial-03"]
+    groups = [group for size in (1, 2, 3) for group in itertools.combinations(survivors, size)]
+    own = {trial["id"]: trial for trial in results["trials"]}
+    points = []
+    for group, (search, slower, better) in itertools.product(
+        groups,
+        [("greedy", 1.0, 0.0), ("beam, width 3", 1.6, 0.006), ("beam, width 5", 2.3, 0.008), ("sample", 2.0, -0.03)],
+    ):
+        exact = (
+            max(own[one]["val"]["exact"] for one in group)
+            + better
+            + (0.0, 0.012, 0.008)[len(group) - 1]
+            + 0.003 * rng.normal()
+        )
+        p50 = slower * sum(own[one]["latency_ms"]["p50"] for one in group) * (0.45 if len(group) > 1 else 0.6)
+        memory = sum(own[one]["memory_mib"] for one in group)
+        cer = None if group == groups[-1] and search == "sample" else 0.6 * (1 - exact)
+        change = {"difference": 0.0 - 0.4 * better, "ci": [-0.4 * better - 0.002, -0.4 * better + 0.002], "p": 0.03}
+        vote = "majority" if len(group) > 1 else None
+        who = f"{len(group)} members, majority" if vote else group[0]
+        told = [who, search, *(["+".join(group)] if vote else [])]
+        points.append(
+            {
+                "name": ", ".join(told),
+                "members": list(group),
+                "ensemble_vote": vote,
+                "decode": {},
+                "n": 600,
+                "exact": exact,
+                "exact_ci": [exact - 0.017, exact + 0.014],
+                "cer": cer,
+                "cer_ci": [None, None] if cer is None else [0.8 * cer, 1.25 * cer],
+                "wer": 1 - exact,
+                "against_greedy": {"exact": change, "cer": None if cer is None else change},
+                "latency_ms": {"p50": p50, "p95": 1.2 * p50},
+                "memory_mib": memory,
+                "items_per_s": 3e3 / p50,
+                "cost": p50 * 0.35 / 3.6,
+                "within_budget": p50 <= 20,
+                "over_budget": [] if p50 <= 20 else ["ms"],
+            }
+        )
+    front = pareto_front(
+        {point["name"]: (point["exact"], -point["latency_ms"]["p50"], -point["memory_mib"]) for point in points}
+    )
+    chosen = max((point for point in points if point["within_budget"]), key=lambda point: point["exact"])
+    points = [{**point, "on_front": point["name"] in front} for point in points]
+    return {
+        **results,
+        "winner": chosen["members"][0],
+        "selection": {
+            "rule": "The highest exact match on val among the ways of reading on the Pareto front whose median latency meets "
+            "the budget; ties go to the faster.",
+            "reason": f"{chosen['name']} reads {chosen['exact']:.1%} of val exactly at {chosen['latency_ms']['p50']:.1f} ms.",
+        },
+        "decode_search": {
+            "survivors": survivors,
+            "left_out": 0,
+            "measures": ["exact", "ms", "memory"],
+            "front": sorted(front),
+            "chosen": chosen["name"],
+            "points": points,
+        },
+    }
 
 
 @cache

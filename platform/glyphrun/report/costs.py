@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from glyphrun.evaluation.pareto import pareto_front
-from glyphrun.report.canvas import Figure, Results, figure, note
+from glyphrun.report.canvas import Figure, Results, exceeded, figure, note, winners
 from glyphrun.report.palette import Mark, family_marks, family_of
 from glyphrun.report.tables import Cell
 from glyphrun.report.wording import ABSENT, finite, magnitude, mebibytes, milliseconds, percent, percent_range, rate
@@ -21,7 +21,7 @@ Trial = Mapping[str, Any]
 class Cost:
     """A cost of reading: its key in figures' names, headings of its axis and column, and where and how it is told.
 
-    less_is_better: of a rate, more is.
+    less_is_better: of a rate, more is. measure: what a budget calls it, if it may limit it.
     """
 
     key: str
@@ -31,6 +31,7 @@ class Cost:
     told: Callable[[object], str]
     less_is_better: bool = True
     caption: str = ""
+    measure: str = ""
 
 
 def _latency(trial: Trial) -> float | None:
@@ -47,7 +48,7 @@ def _price(trial: Trial) -> float | None:
 
 
 COSTS = (
-    Cost("latency", "Latency", "latency of an item, p50 (ms)", _latency, milliseconds),
+    Cost("latency", "Latency", "latency of an item, p50 (ms)", _latency, milliseconds, measure="ms"),
     Cost(
         "memory",
         "Memory",
@@ -55,6 +56,7 @@ COSTS = (
         lambda trial: finite(trial.get("memory_mib")),
         mebibytes,
         caption="Memory is that of the weights and of all tensors that live at once while an item is read.",
+        measure="memory",
     ),
     Cost("parameters", "Parameters", "parameters", lambda trial: finite(trial.get("parameters")), magnitude),
     Cost(
@@ -81,6 +83,7 @@ COSTS = (
         _price,
         lambda value: f"{value:.3g}",
         caption="The cost of a million items is that of reading them one after another at the stated price of an hour.",
+        measure="cost",
     ),
 )
 FRONT = ("latency", "memory", "parameters")  # beside accuracy: what the front of all of them is about
@@ -136,13 +139,13 @@ def known_costs(results: Results) -> list[Cost]:
 
 def cost_rows(results: Results) -> list[CostRow]:
     """A row a trial with a score, the most accurate first, with exact match and the cells of ``known_costs``."""
-    costs, front = known_costs(results), front_of_all(results)
+    costs, front, (won, _) = known_costs(results), front_of_all(results), winners(results)
     scored = sorted((trial for trial in results["trials"] if _exact(trial) is not None), key=lambda one: -_exact(one))
     return [
         CostRow(
             id=str(trial["id"]),
             family=family_of(trial),
-            won=trial["id"] == results.get("winner"),
+            won=str(trial["id"]) in won,
             on_front=trial["id"] in front,
             cells=(
                 Cell(percent(_exact(trial)), percent_range(trial["val"].get("exact_ci")), _exact(trial)),
@@ -192,11 +195,12 @@ def accuracy_against(results: Results, cost: Cost) -> Figure:
             note(at, 0, f" budget {budget:g} ms ", color="var(--bad)", yref="paper", yanchor="bottom",
                  xanchor="right" if at > sum(axis["range"]) / 2 else "left")
         )  # fmt: skip
+    won, word = winners(results)
     for point in points:
-        if point.trial["id"] == results.get("winner"):
+        if str(point.trial["id"]) in won:
             at = math.log10(point.x) if axis["type"] == "log" else point.x
             annotations.append(
-                note(at, point.y, "winner", color="var(--ink)", yanchor="bottom", yshift=13, bold=True)
+                note(at, point.y, word, color="var(--ink)", yanchor="bottom", yshift=13, bold=True)
             )  # fmt: skip
             traces.append(_ring(point))
     drawn = figure(
@@ -226,7 +230,7 @@ def _cell(cost: Cost, trial: Trial) -> Cell:
     if value is None:
         return Cell(ABSENT)
     latency = trial.get("latency_ms") or {}
-    over = cost.key == "latency" and trial.get("within_budget") is False
+    over = cost.measure in exceeded(trial)
     return Cell(
         cost.told(value),
         f"p95 {milliseconds(latency.get('p95'))}" if cost.key == "latency" else "",

@@ -6,7 +6,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from glyphrun.report.canvas import Figure, Results, figure
+from glyphrun.report.canvas import Figure, Results, figure, winners
 from glyphrun.report.palette import Mark, family_marks, family_of
 from glyphrun.report.wording import finite
 
@@ -19,9 +19,9 @@ def learning_curves(results: Results, measure: str) -> Figure:
     A cross ends a trial that was stopped early, an open triangle one that failed, a star the winner.
     """
     marks = family_marks(results["trials"])
-    winner = results.get("winner")
+    won, word = winners(results)
     traces: list[Figure] = []
-    for trial in sorted(results["trials"], key=lambda trial: trial.get("id") == winner):
+    for trial in sorted(results["trials"], key=lambda trial: trial.get("id") in won):
         curve = _thinned(
             [
                 (int(point["step"]), float(f"{value:.4g}"))
@@ -35,7 +35,7 @@ def learning_curves(results: Results, measure: str) -> Figure:
                 curve,
                 marks[family_of(trial)],
                 measure,
-                won=trial.get("id") == winner,
+                won=word if trial.get("id") in won else "",
                 opacity=0.75 if len(results["trials"]) <= 16 else 0.4,
             )
     y = (
@@ -62,9 +62,10 @@ def _curve(
     mark: Mark,
     measure: str,
     *,
-    won: bool,
+    won: str,
     opacity: float,
 ) -> list[Figure]:
+    """won: what the winner is called, empty for the others."""
     name = f"{html.escape(str(trial['id']))} {html.escape(str(trial.get('recognizer', '')))}"
     steps, values = [step for step, _ in curve], [value for _, value in curve]
     shown = "%{y:.1%}" if measure == "exact" else "%{y:.3f}"
@@ -88,7 +89,7 @@ def _curve(
     if end is None:
         return [line]
     symbol, size = end
-    words = {"stopped": "stopped early", "failed": "failed"}.get(str(trial.get("status")), "winner")
+    words = {"stopped": "stopped early", "failed": "failed"}.get(str(trial.get("status")), won)
     last = {
         "type": "scatter",
         "mode": "markers",
@@ -101,6 +102,6 @@ def _curve(
             "color": mark.colour,
             "line": {"width": 2, "color": mark.colour},
         },
-        "hovertemplate": f"<b>{name}</b>: {'winner' if won else words} at step %{{x}}<extra></extra>",
+        "hovertemplate": f"<b>{name}</b>: {won or words} at step %{{x}}<extra></extra>",
     }
     return [line, last]

@@ -5,12 +5,11 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 from typing import Any
 
 from glyphrun.evaluation.recommend import Recommendation
-from glyphrun.report.canvas import Figure, figure
+from glyphrun.report.canvas import Figure, figure, log_axis
 from glyphrun.report.pages import render_page
 from glyphrun.report.palette import Mark, family_marks
 from glyphrun.report.wording import ABSENT, count, finite, milliseconds, percent, percent_range
@@ -114,33 +113,12 @@ def accuracy_against_time(rows: Sequence[Row]) -> Figure:
     ]
     for family, mark in marks.items():
         traces.append(_points([row for row in rows if _family(row) == family], mark))
-    ticks = _log_ticks([row["ms"] for row in rows])
     name = "CER" if rows[0]["cer"] is not None else "wrong answers"
     return figure(
         traces,
-        x={
-            "title": {"text": "time an item (ms)"},
-            "type": "log",
-            "tickvals": ticks,
-            "ticktext": [f"{tick:g}" for tick in ticks],  # Plotly writes 2 and 5 without their power of ten
-        },
+        x=log_axis("time an item (ms)", [row["ms"] for row in rows]),
         y={"title": {"text": name}, "tickformat": ".1%"},
     )
-
-
-def _log_ticks(values: Sequence[float]) -> list[float]:
-    """Round numbers around values, no more than tell where they are: 1, 10, …, or 1, 2, 5, …, or closer together."""
-    low, high = 0.9 * min(values), 1.1 * max(values)
-    if max(values) == min(values):  # the axis is wide then
-        low, high = low / 10, high * 10
-    fine = [tenth / 10 for tenth in range(10, 100)]
-    ticks: list[float] = []
-    for steps in ([1.0], [1.0, 2.0, 5.0], [1.0, 1.5, *map(float, range(2, 10))], fine):
-        candidates = [float(f"{step}e{power}") for power in range(-3, 6) for step in steps]
-        ticks = [tick for tick in candidates if low <= tick <= high]
-        if len(ticks) >= 3:
-            break
-    return ticks[:: ceil(len(ticks) / 8) or 1]
 
 
 def _families(rows: Sequence[Row]) -> list[dict[str, str]]:
@@ -215,7 +193,7 @@ def _cells(row: Row) -> list[Cell]:
         Cell(percent(row["exact"]), finite(row["exact"]), percent_range(row["exact_ci"])),
         Cell(percent(row["cer"], 2), finite(row["cer"]), percent_range(row["cer_ci"])),
         Cell(percent(row["wer"], 2), finite(row["wer"])),
-        _against(row["against_greedy"]["cer"]),
+        against_greedy(row["against_greedy"]["cer"]),
         Cell(milliseconds(row["ms"]), finite(row["ms"]), _timed(row)),
         Cell(count(row["images_per_s"]), finite(row["images_per_s"])),
         Cell(percent(row["frames_read"]), finite(row["frames_read"])),
@@ -228,7 +206,8 @@ def _timed(row: Row) -> str:
     return f"on {count(timed)} items" if timed < row["n"] else ""
 
 
-def _against(cer: Mapping[str, Any] | None) -> Cell:
+def against_greedy(cer: Mapping[str, Any] | None) -> Cell:
+    """The change of CER in points, with its interval and verdict."""
     if cer is None:
         return Cell(ABSENT, None)
     low, high = cer["ci"]

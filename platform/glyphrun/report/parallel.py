@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from textwrap import wrap
 from typing import Any
 
-from glyphrun.report.canvas import Results
+from glyphrun.report.canvas import Results, winners
 from glyphrun.report.palette import family_of
 from glyphrun.report.wording import finite, percent, setting
 
@@ -90,7 +90,7 @@ def parallel_coordinates(results: Results) -> Parallel | None:
         places.append(scale.at)
         y += NAME + BELOW + LINE
     levels = _levels(scores)
-    drawn = [_line(trial, axes, places, levels, results.get("winner")) for trial in trials]
+    drawn = [_line(trial, axes, places, levels, winners(results)[0]) for trial in trials]
     return Parallel(tuple(axes), tuple(sorted(drawn, key=lambda line: (line.won, line.level))), y)
 
 
@@ -174,7 +174,7 @@ def _line(
     axes: Sequence[Axis],
     places: Sequence[Mapping[str, float]],
     levels: Mapping[str, int],
-    winner: object,
+    won: Collection[str],
 ) -> Line:
     name, exact = str(trial["id"]), _exact(trial)
     points = [(round(at[name], 2), round(axis.y, 1)) for axis, at in zip(axes, places, strict=True) if name in at]
@@ -184,7 +184,7 @@ def _line(
         trial=name,
         told=f"{name}: {score}; {', '.join(said)}",
         level=levels.get(name, 0),
-        won=trial["id"] == winner,
+        won=name in won,
         path="M" + " L".join(f"{x:g} {y:g}" for x, y in points) if points else "",
         dots=" ".join(f"M{x:g} {y:g}h0" for x, y in points),
     )

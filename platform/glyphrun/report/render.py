@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from glyphrun.report import costs, curves, errors, tables
-from glyphrun.report.canvas import Figure, Results
+from glyphrun.report import costs, curves, errors, joint, tables
+from glyphrun.report.canvas import Figure, Results, winners
 from glyphrun.report.confidence import confidence_section
 from glyphrun.report.decoding import accuracy_against_time, decode_section
 from glyphrun.report.examples import Example, example_section
@@ -24,6 +24,7 @@ __all__ = ["Example", "render_report"]
 SECTIONS = {
     "summary": "Summary",
     "costs": "Accuracy and costs",
+    "joint": "Ways of reading",
     "leaderboard": "Leaderboard",
     "unfinished": "Unfinished",
     "curves": "Learning curves",
@@ -62,24 +63,28 @@ def _page(results: Results, examples: Sequence[Example], decode: Mapping[str, An
     wrong = tables.confusions(splits)
     confidence = confidence_section(results)
     shown = example_section(examples, splits)
-    decoding = decode_section(decode["rows"], split=decode["split"]) if decode and decode["rows"] else None
-    absent = {
-        name for name, there in (("confidence", confidence), ("examples", shown), ("decoding", decoding)) if not there
-    }
+    searched, chosen = joint.joint_section(results), joint.chosen_point(results)
+    # The rows of a decode search are those of its ways of reading, which also have costs.
+    swept = decode if decode and decode["rows"] and not searched else None
+    decoding = decode_section(swept["rows"], split=swept["split"]) if swept else None
+    there = {"confidence": confidence, "examples": shown, "decoding": decoding, "joint": searched}
+    absent = {name for name, section in there.items() if not section}
     figures = _figures(results)
     if confidence:
         figures |= confidence.figures
-    if decode and decoding:
-        figures[decoding.figure] = accuracy_against_time(decode["rows"])
+    if swept and decoding:
+        figures[decoding.figure] = accuracy_against_time(swept["rows"])
     return {
         "sections": [(id, name) for id, name in SECTIONS.items() if id not in absent],
         "run": run,
         "finished": moment(run.get("finished")),
         "took": duration(run.get("seconds")),
-        "headline": _headline(winner, splits),
+        "headline": _headline(winner, splits, chosen),
         "winner": winner,
+        "chosen": chosen,
+        "won": winners(results)[1],
         "selection": {"rule": "", "reason": ""} | (results.get("selection") or {}),
-        "latency": _latency(winner, results),
+        "latency": _latency(chosen or winner, results),
         "splits": split_rows,
         "axis_low": percent(axis_low, digits=0),
         "rows": tables.leaderboard(results),
@@ -89,6 +94,7 @@ def _page(results: Results, examples: Sequence[Example], decode: Mapping[str, An
         "unfinished": unfinished_section(trials),
         "families": list(family_marks(trials).values()),
         "costs": costs.cost_section(results),
+        "joint": searched,
         "parallel": parallel_coordinates(results),
         "importance": importance_section(results),
         "generalization": generalization(splits),
@@ -112,6 +118,7 @@ def _figures(results: Results) -> dict[str, Figure | None]:
     ]
     return {
         **costs.figures(results),
+        **joint.figures(results),
         "curve-exact": curves.learning_curves(results, "exact"),
         "curve-loss": curves.learning_curves(results, "train_loss"),
         "lengths": errors.exact_by_length(results),
@@ -119,13 +126,15 @@ def _figures(results: Results) -> dict[str, Figure | None]:
     }
 
 
-def _headline(winner: Mapping[str, Any] | None, splits: Mapping[str, Any]) -> str:
+def _headline(winner: Mapping[str, Any] | None, splits: Mapping[str, Any], chosen: Mapping[str, Any] | None) -> str:
     if winner is None:
         return "No trial met the latency budget with a score, so there is no winner."
+    members = len(chosen["members"]) if chosen else 1
+    who = str(winner["family"]) if members == 1 else f"An ensemble of {members}"
     test = splits.get("test") or splits.get("val")
     if not test:
-        return f"{winner['family']} won."
-    return f"{winner['family']} reads {percent(test['exact'])} of the {'test' if splits.get('test') else 'val'} set exactly."
+        return f"{who} won."
+    return f"{who} reads {percent(test['exact'])} of the {'test' if splits.get('test') else 'val'} set exactly."
 
 
 def _latency(winner: Mapping[str, Any] | None, results: Results) -> dict[str, Any] | None:
@@ -140,7 +149,7 @@ def _latency(winner: Mapping[str, Any] | None, results: Results) -> dict[str, An
         "p50": milliseconds(p50),
         "p95": milliseconds(p95),
         "budget": f"{budget:g} ms",
-        "within": bool((winner or {}).get("within_budget")),
+        "within": p50 <= budget,
         "p50_at": round(100 * p50 / axis, 2),
         "p95_at": round(100 * p95 / axis, 2),
         "budget_at": round(100 * budget / axis, 2),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from glyphrun.report.canvas import exceeded, winners
 from glyphrun.report.wording import (
     ABSENT,
     count,
@@ -92,8 +93,8 @@ LEADERBOARD_COLUMNS = (
 
 def leaderboard(results: Mapping[str, Any]) -> list[TrialRow]:
     """Every trial, the best exact match on val first and those without a score last."""
-    trials = sorted(results["trials"], key=lambda trial: -_exact(trial))
-    return [_trial_row(trial, rank, results.get("winner")) for rank, trial in enumerate(trials, 1)]
+    trials, (won, _) = sorted(results["trials"], key=lambda trial: -_exact(trial)), winners(results)
+    return [_trial_row(trial, rank, won) for rank, trial in enumerate(trials, 1)]
 
 
 def split_rows(splits: Mapping[str, Mapping[str, Any]]) -> tuple[list[SplitRow], float]:
@@ -187,11 +188,11 @@ def _score(scores: Mapping[str, Any], name: str) -> Cell:
     )
 
 
-def _trial_row(trial: Mapping[str, Any], rank: int, winner: object) -> TrialRow:
+def _trial_row(trial: Mapping[str, Any], rank: int, won: Collection[str]) -> TrialRow:
     val, latency = trial.get("val") or {}, trial.get("latency_ms") or {}
     scored = bool(val)
     steps, max_steps = finite(trial.get("step")), finite(trial.get("max_steps"))
-    over = scored and trial.get("within_budget") is False
+    over = scored and "ms" in exceeded(trial)
     p95 = f"p95 {milliseconds(latency.get('p95'))}" if latency else ""
     cells = (
         _score(val, "exact"),
@@ -214,7 +215,7 @@ def _trial_row(trial: Mapping[str, Any], rank: int, winner: object) -> TrialRow:
         family=str(trial.get("family") or "other"),
         status=str(trial.get("status", ABSENT)),
         reason=str(trial.get("reason") or ""),
-        won=trial["id"] == winner,
+        won=str(trial["id"]) in won,
         on_front=bool(trial.get("on_front")),
         settings=tuple((name, setting(value)) for name, value in (trial.get("changes") or {}).items()),
         cells=cells,
