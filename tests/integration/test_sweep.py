@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
+from safetensors.torch import load_file
 
 from glyphrun.bundle import load_engine, read_manifest
 from glyphrun.data.batches import load_split
@@ -24,6 +26,7 @@ from glyphrun.report.run import report_run
 from glyphrun.sweeps.errors import ExperimentError
 from glyphrun.sweeps.experiment import Experiment
 from glyphrun.sweeps.plan import Trial, plan_trials
+from glyphrun.sweeps.population import read_generations
 from glyphrun.sweeps.rerun import rerun_trial
 from glyphrun.sweeps.run import claim_run, sweep_to_results
 from glyphrun.sweeps.train import run_sweep
@@ -186,7 +189,7 @@ def test_a_run_broken_off_after_its_bundle_is_concluded_again(run, small_dataset
 
 
 def test_more_cores_than_there_are_is_refused_at_once(local_ray, small_dataset, tmp_path):
-    with show_stages(Console(quiet=True)) as stages, pytest.raises(ExperimentError, match="resources.cpus is 64"):
+    with show_stages(Console(quiet=True)) as stages, pytest.raises(ExperimentError, match="asks for 64 CPU, and no"):
         sweep_to_results(declare(resources={"cpus": 64}), small_dataset, tmp_path, stages)
 
 
@@ -280,6 +283,32 @@ def test_a_budget_that_is_spent_ends_the_sweep_and_a_larger_one_goes_on_with_it(
     records = run_sweep(small, small_dataset, tmp_path)
     assert any("the budget of 10 steps was spent" in str(record.outcome.reason) for record in records)
     assert {record.outcome.status for record in run_sweep(large, small_dataset, tmp_path)} == {"finished"}
+
+
+@pytest.mark.slow
+def test_a_population_that_is_broken_off_ends_with_the_weights_of_one_left_alone(local_ray, small_dataset, tmp_path):
+    """Three trials on two slots, which meet at steps 4 and 8; one sweep is ended by its budget on the way."""
+    steep = {"train.learning_rate": {"log_uniform": [0.02, 0.5]}}  # so that some read something soon
+    changes = {
+        "trials": 3,
+        "objectives": ["cer"],
+        "candidates": [{**SEARCHED, "space": steep}],
+        "train": {**SHORT, "steps": 12, "evaluate_every": 4, "checkpoint_every": 3},
+        "scheduler": {"kind": "pbt", "every_steps": 4},
+    }
+    whole = run_sweep(declare(**changes), small_dataset, tmp_path / "whole")
+    run_sweep(declare(**changes, budget={"steps": 20}), small_dataset, tmp_path / "broken")
+    assert len(read_generations(tmp_path / "broken")) == 1
+    resumed = run_sweep(declare(**changes), small_dataset, tmp_path / "broken")
+    generations = read_generations(tmp_path / "whole")
+    assert [generation.step for generation in generations] == [4, 8]
+    assert any(generation.exploits for generation in generations)
+    assert read_generations(tmp_path / "broken") == generations
+    for one, other in zip(whole, resumed, strict=True):
+        assert one.outcome.status == other.outcome.status == "finished"
+        assert [report["step"] for report in one.reports] == [4, 8, 12]
+        weights, again = (load_file(record.checkpoint / "weights.safetensors") for record in (one, other))
+        assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
 SWEEP = """

@@ -32,40 +32,15 @@ STARTS = 10  # attempts to find room, a minute each
 WIND_DOWN_S = 60
 
 
-def cluster_gpus() -> int:
-    """How many GPUs a trial takes that says nothing of them: one where the cluster has any."""
-    return int(ray.cluster_resources().get("GPU", 0) > 0)
-
-
-def trials_at_once(experiment: Experiment, trials: list[Trial], gpus: int) -> int | None:
-    """How many trials of several workers there is room for; None for one worker a trial, where Tune sees to it.
-
-    Train's workers stand outside of what Tune reserves for a trial, so without a limit trials would wait for each other.
-    gpus: of a worker whose candidate says nothing of them. Raises ExperimentError if there is room for none, or a batch is too small to be shared.
-    """
+def check_batches(experiment: Experiment, trials: list[Trial]) -> None:
+    """Raises ExperimentError naming a trial whose batch is too small to be shared by its workers."""
     workers = experiment.workers_per_trial
-    if workers == 1:
-        return None
     for trial in trials:
         if trial.train.batch_size < workers:
             raise ExperimentError(
                 f"trial {trial.id} has a batch_size of {trial.train.batch_size}, which {workers} workers cannot share: "
                 "raise it or lower workers_per_trial"
             )
-    needed: dict[str, float] = {}
-    for candidate in experiment.candidates:
-        for name, amount in experiment.resources_of(candidate).needed(gpus).items():
-            if amount:
-                needed[name] = max(amount, needed.get(name, 0))
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    room = sum(min(int(node.get(name, 0) // amount) for name, amount in needed.items()) for node in nodes)
-    if room < workers:
-        each = " and ".join(f"{amount:g} {name}" for name, amount in needed.items())
-        raise ExperimentError(
-            f"workers_per_trial is {workers}, each with {each}, and the cluster has room for {room}: lower "
-            "workers_per_trial or resources.cpus"
-        )
-    return room // workers
 
 
 class WorkersFailed(RuntimeError):

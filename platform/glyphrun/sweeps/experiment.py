@@ -30,7 +30,7 @@ from glyphrun.sweeps.policies import (
     Resources,
     Tpe,
 )
-from glyphrun.sweeps.space import KINDS, AnyDimension, Choice, Dimension, Grid, Integer, LogUniform, Uniform, ordered
+from glyphrun.sweeps.space import KINDS, AnyDimension, Choice, Grid, Integer, LogUniform, Uniform, ordered
 from glyphrun.training.fit import TrainSettings
 from glyphrun.training.start import StartSettings
 
@@ -176,6 +176,12 @@ class Experiment(BaseModel):
             if self.repeats > 1:
                 raise ValueError("pbt changes the settings of each trial by itself: leave out repeats")
             for candidate in self.candidates:
+                evaluate_every = candidate.train.get("evaluate_every", self.train.evaluate_every)
+                if isinstance(evaluate_every, int) and self.scheduler.every_steps % evaluate_every:
+                    raise ValueError(
+                        f"scheduler.every_steps is {self.scheduler.every_steps} and {candidate.family!r} is evaluated every "
+                        f"{evaluate_every} steps: make it a multiple"
+                    )
                 if not perturbed(candidate):
                     raise ValueError(
                         f"pbt changes train.learning_rate and the like: {candidate.family!r} searches none"
@@ -203,7 +209,6 @@ class Experiment(BaseModel):
 # What PBT may change in a training that goes on: not its length, and nothing that its optimizer's state depends on.
 PERTURBED = (
     "train.learning_rate",
-    "train.weight_decay",
     "train.clip",
     "train.batch_size",
     "train.frames_per_item",
@@ -212,7 +217,7 @@ PERTURBED = (
 )
 
 
-def perturbed(candidate: Candidate) -> dict[str, Dimension]:
+def perturbed(candidate: Candidate) -> dict[str, AnyDimension]:
     """The dimensions of a candidate that population based training may change on the way."""
     return {path: dimension for path, dimension in candidate.space.items() if path.startswith(PERTURBED)}
 

@@ -82,7 +82,7 @@ def resolve_trial(experiment: Experiment, place: int, number: int, sampled: Mapp
     }
     for path, value in sampled.items():
         keys = path.split(".")
-        declared = _set(declared, keys if keys[0] in GROUPS else ["changes", *keys], value)
+        declared = set_path(declared, keys if keys[0] in GROUPS else ["changes", *keys], value)
     try:
         resolved = recognizer_settings(candidate.recognizer, declared["changes"]).model_dump(mode="json")
         trained = TrainSettings.model_validate(declared["train"])
@@ -208,7 +208,8 @@ def _of(candidate: Candidate, error: ExperimentError) -> str:
     return str(error) if str(error).startswith(said_of) else f"{said_of}: {error}"
 
 
-def _set(settings: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+def set_path(settings: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    """Settings with one value changed, at a path of keys."""
     if len(path) == 1:
         return {**settings, path[0]: value}
-    return {**settings, path[0]: _set(settings.get(path[0]) or {}, path[1:], value)}
+    return {**settings, path[0]: set_path(settings.get(path[0]) or {}, path[1:], value)}

@@ -21,11 +21,12 @@ from glyphrun.data.sample import read_card
 from glyphrun.images import ImageProcessor
 from glyphrun.models.zoo import parse_settings
 from glyphrun.recipe import processor_for
-from glyphrun.sweeps.distributed import DistributedTrial, cluster_gpus, trials_at_once
-from glyphrun.sweeps.errors import ExperimentError
+from glyphrun.sweeps.distributed import DistributedTrial, check_batches
 from glyphrun.sweeps.experiment import Experiment
+from glyphrun.sweeps.nodes import cluster_nodes, serve_runs
 from glyphrun.sweeps.plan import Trial, plan_trials, trial_count
 from glyphrun.sweeps.policies import MEASURED, Optuna, Tpe
+from glyphrun.sweeps.preflight import require
 from glyphrun.sweeps.schedulers import stopped_by, tune_scheduler
 from glyphrun.sweeps.training import Measure, earlier_metrics, load_splits, train_trial
 from glyphrun.sweeps.trials import (
@@ -50,7 +51,6 @@ def run_sweep(
     *,
     extended: Sequence[int] = (),
     clock: Callable[[], float] | None = None,
-    max_concurrent: int | None = None,
 ) -> list[TrialRecord]:
     """Train the trials of an experiment on a data set and return what became of each.
 
@@ -61,10 +61,9 @@ def run_sweep(
     learns = isinstance(experiment.searcher, Tpe | Optuna)
     begun = _begun(experiment, run_dir, extended)
     total = trial_count(experiment, extended)
-    gpus = cluster_gpus()
-    slots = _slots(experiment, gpus)
-    at_once = trials_at_once(experiment, begun, gpus)
-    limits = [limit for limit in (at_once, max_concurrent) if limit is not None]
+    plan = require(experiment, cluster_nodes(), held=serve_runs(), trials=total)
+    check_batches(experiment, begun)
+    gpus, slots = plan.gpus, plan.max_concurrent_trials
     known_steps = {record.trial.id: record.reports[-1]["step"] for record in _records(run_dir, begun) if record.reports}
     spending = Spending(experiment.budget, clock or (lambda: monotonic() - started), known_steps)
     budget = experiment.budget
@@ -91,15 +90,16 @@ def run_sweep(
         from glyphrun.sweeps.supply import Supply  # here: Optuna takes a while to import
 
         search = {
-            "search_alg": Supply(experiment, run_dir, begun, total, min([slots, *limits])),
+            "search_alg": Supply(experiment, run_dir, begun, total, slots),
             "num_samples": total,
         }
     tuner = tune.Tuner(
         trainable,
         param_space={} if learns else {"trial": tune.grid_search([trial.model_dump(mode="json") for trial in begun])},
         tune_config=tune.TuneConfig(
-            scheduler=tune_scheduler(experiment, max(trial.train.steps for trial in begun)),
-            max_concurrent_trials=None if learns else min(limits, default=None),
+            scheduler=tune_scheduler(experiment, run_dir, begun),
+            # Train's workers stand outside of what Tune reserves; without a limit trials would wait for each other.
+            max_concurrent_trials=slots if experiment.workers_per_trial > 1 and not learns else None,
             **search,
         ),
         run_config=tune.RunConfig(
@@ -145,16 +145,6 @@ def _of_this_attempt(record: TrialRecord, lost: Mapping[str, str], spent: str | 
         step = record.reports[-1]["step"] if record.reports else 0
         return Outcome("stopped", f"{spent} at its step {step}" if step else f"{spent} before it reported")
     return record.outcome
-
-
-def _slots(experiment: Experiment, gpus: int) -> int:
-    """How many trials the cluster has room for. Raises ExperimentError if a trial is too large for it."""
-    has = ray.cluster_resources()
-    asked = [experiment.resources_of(candidate).needed(gpus) for candidate in experiment.candidates]
-    cpus = max(one["CPU"] for one in asked)
-    if cpus > has.get("CPU", 0):
-        raise ExperimentError(f"resources.cpus is {cpus:g} and the cluster has {has.get('CPU', 0):g}: lower it")
-    return max(min(int(has.get(name, 0) // amount) for one in asked for name, amount in one.items() if amount), 1)
 
 
 def _shared_splits(dataset: Path, trials: Sequence[Trial]) -> Splits:

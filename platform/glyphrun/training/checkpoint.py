@@ -46,13 +46,18 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
     (aside / "state.json").write_text(json.dumps(state_json))
     for file in aside.iterdir():
         _flush(file)
-    previous = _previous(folder)
-    # Without the folder, an earlier process was killed between the two moves, and the previous one is all there is.
-    if folder.exists():
-        shutil.rmtree(previous, ignore_errors=True)
-        os.replace(folder, previous)
-    os.replace(aside, folder)
-    shutil.rmtree(previous, ignore_errors=True)
+    _replace(folder, aside)
+
+
+def copy_checkpoint(source: Path, target: Path) -> None:
+    """Put a copy of a checkpoint in another's place, as ``save_checkpoint`` does. Raises CheckpointError if there is none."""
+    found = find_checkpoint(source)
+    if found is None:
+        raise CheckpointError(f"{source} holds no complete checkpoint")
+    aside = target.with_name(f".{target.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.copytree(found, aside)
+    _replace(target, aside)
 
 
 def find_checkpoint(folder: Path) -> Path | None:
@@ -108,6 +113,16 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
 
 def _frozen_digests(model: nn.Module) -> dict[str, str]:
     return digests({name: value for name, value in model.named_parameters() if not value.requires_grad})
+
+
+def _replace(folder: Path, aside: Path) -> None:
+    previous = _previous(folder)
+    # Without the folder, an earlier process was killed between the two moves, and the previous one is all there is.
+    if folder.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+        os.replace(folder, previous)
+    os.replace(aside, folder)
+    shutil.rmtree(previous, ignore_errors=True)
 
 
 def _previous(folder: Path) -> Path:
