@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from pathlib import Path
 from uuid import uuid4
 
 from glyphrun.bundle import SUMS, BundleError, listed_files, verify
-from glyphrun.store import Store
+from glyphrun.store import Store, cache_home
 
 
 def cached_bundle(store: Store, folder: str, digest: str, cache: Path | None = None) -> Path:
@@ -17,7 +16,7 @@ def cached_bundle(store: Store, folder: str, digest: str, cache: Path | None = N
 
     cache: $GLYPHRUN_CACHE or ~/.cache/glyphrun if it is None. Raises BundleError if the store's bundle is not what it was.
     """
-    home = (cache or Path(os.environ.get("GLYPHRUN_CACHE") or "~/.cache/glyphrun").expanduser()) / "bundles" / digest
+    home = (cache or cache_home()) / "bundles" / digest
     if home.exists():
         try:
             _check(home, digest)

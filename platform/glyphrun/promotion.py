@@ -93,11 +93,12 @@ def promote_run(
     margin: float = MARGIN,
     force: bool = False,
     reason: str | None = None,
+    place: str | None = None,
     progress: Progress | None = None,
 ) -> tuple[Promoted, Gate]:
     """Promote the bundle of a finished run, or a bundle's folder, if the gate lets it pass; force does so in any case.
 
-    dataset, target: those of the run by default. margin: the share of items, and of characters, that it must be shown not
+    dataset, target: those of the run by default. place: where the run is kept, if not in that folder. margin: the share of items, and of characters, that it must be shown not
     to read worse by. Raises PromotionRefused, PromotionError, and the errors of a bundle, data set or registry.
     """
     expect_name(name)
@@ -125,7 +126,7 @@ def promote_run(
         name,
         at=at,
         readings=readings,
-        run=str(run.absolute()),
+        run=place or str(run.absolute()),
         forced=force,
         reason=reason,
         compared_with=None if force else gate.champion,

@@ -1,8 +1,14 @@
-"""What a run's folder says of the bundle that is to be promoted: where it lies, its data set and its own latency budget."""
+"""A run's folder: that one process works in it, and what it says of the bundle that is to be promoted.
+
+That is where the bundle lies, its data set and its own latency budget.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +22,18 @@ from glyphrun.target import LatencyBudget, Target
 
 class PromotionError(ValueError):
     """A candidate that cannot be measured; the message says what is missing."""
+
+
+@contextmanager
+def only_process(folder: Path) -> Iterator[None]:
+    """Keep other processes of this machine out of a folder, which is made. Raises BlockingIOError if one is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(f"another process works in {folder}: wait for it or name another --run-dir") from None
+        yield
 
 
 def bundle_of(run: Path) -> Path:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 from uuid import uuid4
 
 from pyarrow import ArrowException
@@ -82,21 +83,29 @@ class Store:
 
     def upload(self, source: Path, path: str) -> str:
         """Copy a file of this machine in, not at once, and say the sha256 of what was copied."""
+        with source.open("rb") as file:
+            return self.pour(file, path)
+
+    def pour(self, file: BinaryIO, path: str) -> str:
+        """Copy in what is left of an open file, not at once, and say its sha256."""
         if self.is_local:
             Path(self._at(path)).parent.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256()
-        with source.open("rb") as file, self.files.open_output_stream(self._at(path)) as stream:
+        with self.files.open_output_stream(self._at(path)) as stream:
             while chunk := file.read(CHUNK):
                 digest.update(chunk)
                 stream.write(chunk)
         return digest.hexdigest()
 
-    def download(self, path: str, target: Path) -> None:
-        """Copy a file to this machine, not at once."""
+    def download(self, path: str, target: Path) -> str:
+        """Copy a file to this machine, not at once, and say its sha256."""
         target.parent.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256()
         with self.files.open_input_stream(self._at(path)) as stream, target.open("wb") as file:
             while chunk := stream.read(CHUNK):
+                digest.update(chunk)
                 file.write(chunk)
+        return digest.hexdigest()
 
     def delete(self, path: str) -> None:
         """Delete a file, or a folder with all that is in it; nothing if it does not exist."""
@@ -140,6 +149,11 @@ class Claim:
 
     number: int
     path: str
+
+
+def cache_home() -> Path:
+    """Where copies of what lies in stores are kept on this machine: $GLYPHRUN_CACHE or ~/.cache/glyphrun."""
+    return Path(os.environ.get("GLYPHRUN_CACHE") or "~/.cache/glyphrun").expanduser().absolute()
 
 
 def open_store(place: str | os.PathLike[str]) -> Store:

@@ -15,13 +15,17 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from glyphrun.bundle import load_engine, read_manifest
+from glyphrun.cli import app
 from glyphrun.data.batches import load_split
 from glyphrun.data.sample import iterate_samples
 from glyphrun.data.shards import write_samples
 from glyphrun.evaluation.evaluate import evaluate
+from glyphrun.mirror import run_at
 from glyphrun.progress import show_stages
+from glyphrun.registry import Registry
 from glyphrun.report.run import report_run
 from glyphrun.sweeps.errors import ExperimentError
 from glyphrun.sweeps.experiment import Experiment
@@ -161,7 +165,7 @@ def test_a_finished_run_is_not_done_again_and_takes_no_other_experiment(run, sma
         pass
     with (
         claim_run(folder, declare()),
-        pytest.raises(ExperimentError, match="another process works in"),
+        pytest.raises(BlockingIOError, match="another process works in"),
         claim_run(folder, declare()),
     ):
         pass
@@ -309,6 +313,39 @@ def test_a_population_that_is_broken_off_ends_with_the_weights_of_one_left_alone
         assert [report["step"] for report in one.reports] == [4, 8, 12]
         weights, again = (load_file(record.checkpoint / "weights.safetensors") for record in (one, other))
         assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def test_a_run_in_a_bucket_goes_on_on_an_empty_machine_and_is_promoted_from_a_third(
+    local_ray, small_dataset, bucket, tmp_path, monkeypatch
+):
+    place, heard = bucket.format(f"{tmp_path.name}/shirts"), []
+
+    def at(machine: str, steps: int, **options) -> dict:
+        monkeypatch.setenv("GLYPHRUN_CACHE", str(tmp_path / machine))
+        experiment = declare(
+            trials=2, candidates=[SEARCHED], train=SHORT, scheduler={"kind": "none"},
+            budget={"latency_ms": 1000, "frames": 4, "steps": steps},
+        )  # fmt: skip
+        with run_at(place, heard.append, resume=machine != "first") as (folder, mirrors):
+            results = sweep(experiment, small_dataset, folder, listeners=mirrors, **options)
+            report_run(folder)
+        return results
+
+    begun = at("first", 10)
+    assert begun["run"]["spent"]
+    shutil.rmtree(tmp_path / "first")
+    finished = at("second", 100)
+    assert [trial["status"] for trial in finished["trials"]] == ["finished"] * 2
+    for before, after in zip(begun["trials"], finished["trials"], strict=True):
+        assert after["curve"][: len(before["curve"])] == before["curve"]
+    assert len(at("second", 100, extend=1)["trials"]) == 3
+    monkeypatch.setenv("GLYPHRUN_CACHE", str(tmp_path / "third"))
+    registry = str(tmp_path / "registry")
+    promoted = CliRunner().invoke(app, ["promote", place, "--name", "shirts", "--registry", registry])
+    assert promoted.exit_code == 0, promoted.output
+    assert Registry(registry).promotion("shirts", 1).run == place.partition("?")[0]
+    assert not list((tmp_path / "third").rglob("weights.safetensors"))[1:]  # the bundle's alone
+    assert not heard
 
 
 SWEEP = """

@@ -16,7 +16,8 @@ from glyphrun.cli.options import console, plain_errors, progress_bar
 app = typer.Typer()
 
 Sources = Annotated[
-    list[Path], typer.Argument(help="Bundles or finished runs, and last the folder of a data set.", show_default=False)
+    list[str],
+    typer.Argument(help="Bundles, finished runs or their URIs, and last the folder of a data set.", show_default=False),
 ]
 SplitOption = Annotated[str, typer.Option(help="Split to read; val, unless all choices are made.")]
 
@@ -33,17 +34,19 @@ def decode_sweep(
 
     Example: [bold]glyphrun decode-sweep runs/demo runs/demo/data --settings experiments/decode.yaml[/]
     """
+    from glyphrun.mirror import CHECKPOINT, fetch_run
     from glyphrun.report.decoding import write_decode_page
     from glyphrun.sweeps.decode_settings import load_space, plan_points
     from glyphrun.sweeps.readers import own_of, readers_of
 
     with plain_errors():
-        readers = readers_of(sources[:-1])
+        dataset = Path(sources[-1])
+        readers = readers_of([fetch_run(source, without=(CHECKPOINT,)) for source in sources[:-1]])
         space = load_space(settings)
         points, left_out = plan_points(space, *own_of(readers))
-        rows = _read(points, readers, sources[-1], split, out, memory_mib=memory_mib)
+        rows = _read(points, readers, dataset, split, out, memory_mib=memory_mib)
         page = out / "decode.html"
-        write_decode_page(rows, page, title=f"{sources[-1].resolve().name}, {split}")
+        write_decode_page(rows, page, title=f"{dataset.resolve().name}, {split}")
     _show(rows, page)
     if left_out:
         console.print(f"{left_out} combinations contradict themselves and were left out")
@@ -65,17 +68,19 @@ def validate(
     Example: [bold]glyphrun validate runs/demo/bundle runs/demo/data --quick[/]
     """
     from glyphrun.evaluation.recommend import recommend
+    from glyphrun.mirror import CHECKPOINT, fetch_run
     from glyphrun.report.decoding import write_decode_page
     from glyphrun.sweeps.readers import readers_of
     from glyphrun.sweeps.suite import QUICK_ITEMS, available_corrections, has_tracklets, suite_points
     from glyphrun.sweeps.trials import write_json
 
     with plain_errors():
-        readers = readers_of(sources[:-1])
+        dataset = Path(sources[-1])
+        readers = readers_of([fetch_run(source, without=(CHECKPOINT,)) for source in sources[:-1]])
         corrections = available_corrections(lexicon, confusions, lm)
-        tracklets = not quick and has_tracklets(sources[-1], split)
+        tracklets = not quick and has_tracklets(dataset, split)
         points, without = suite_points(readers, corrections, tracklets=tracklets, quick=quick)
-        rows = _read(points, readers, sources[-1], split, out.with_suffix(""), limit=QUICK_ITEMS if quick else None)
+        rows = _read(points, readers, dataset, split, out.with_suffix(""), limit=QUICK_ITEMS if quick else None)
         advice = recommend(rows, budget_ms)
         report = {
             "schema": 1,
@@ -86,7 +91,7 @@ def validate(
         }
         write_json(out, report)
         page = out.with_suffix(".html")
-        write_decode_page(rows, page, title=f"{sources[-1].resolve().name}, {split}", advice=advice)
+        write_decode_page(rows, page, title=f"{dataset.resolve().name}, {split}", advice=advice)
     _show(rows, page)
     for sentence in without:
         console.print(f"left out: {sentence}", soft_wrap=True)

@@ -20,6 +20,7 @@ RegistryOption = Annotated[
     str,
     typer.Option("--registry", envvar="GLYPHRUN_REGISTRY", help="Folder of the model registry, or s3://BUCKET/PREFIX."),
 ]
+RunArgument = Annotated[str, typer.Argument(help="Folder of a run, or its URI.", show_default=False)]
 DatasetArgument = Annotated[Path, typer.Argument(help="Folder of a glyphrun data set.", show_default=False)]
 ModelArgument = Annotated[str, typer.Argument(help="A bundle's folder, a model's name or NAME@VERSION.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

@@ -22,7 +22,7 @@ app = typer.Typer()
 
 @app.command()
 def promote(
-    run_dir: Annotated[Path, typer.Argument(help="A finished run, or a bundle's folder.")],
+    run_dir: Annotated[str, typer.Argument(help="A finished run's folder or URI, or a bundle's folder.")],
     name: Annotated[str, typer.Option(help="Name in the registry.")],
     dataset: Annotated[
         Path | None, typer.Option(help="Data set to compare on; the run's by default.", show_default=False)
@@ -46,6 +46,7 @@ def promote(
 
     Example: [bold]glyphrun promote runs/demo --name shirt-numbers[/]
     """
+    from glyphrun.mirror import TRIALS, fetch_run, shown
     from glyphrun.promotion import PromotionRefused, promote_run
     from glyphrun.registry import Registry
     from glyphrun.target import read_target
@@ -54,7 +55,7 @@ def promote(
         try:
             promoted, gate = promote_run(
                 Registry(registry),
-                run_dir,
+                fetch_run(run_dir, without=(TRIALS,)),
                 name,
                 at=datetime.now(UTC),
                 dataset=dataset,
@@ -63,6 +64,7 @@ def promote(
                 margin=margin,
                 force=force,
                 reason=reason,
+                place=shown(run_dir),
                 progress=progress,
             )
         except PromotionRefused as refusal:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,13 +14,16 @@ from glyphrun.cli.options import (
     REGISTRY,
     JsonOption,
     RegistryOption,
+    RunArgument,
     console,
     plain_errors,
     progress_bar,
 )
 
 if TYPE_CHECKING:
+    from glyphrun.mirror import Mirror
     from glyphrun.sweeps.experiment import Experiment
+    from glyphrun.sweeps.watch import Listener
 
 app = typer.Typer()
 
@@ -68,8 +72,11 @@ def sweep(
     experiment: ExperimentArgument,
     dataset: SweptDataset = None,
     run_dir: Annotated[
-        Path | None,
-        typer.Option(help="Where the run is kept, and found again to go on; runs/NAME without it.", show_default=False),
+        str | None,
+        typer.Option(
+            help="Where the run is kept, and found again to go on: a folder, or s3://BUCKET/PREFIX; runs/NAME without it.",
+            show_default=False,
+        ),
     ] = None,
     sets: SetOption = None,
     dry_run: Annotated[
@@ -79,7 +86,10 @@ def sweep(
         float | None, typer.Option(help="With --dry-run: 10¹² operations a second that the target sustains.", min=0.001)
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Refuse to begin anew: there must be a run to go on with.")
+        bool,
+        typer.Option(
+            "--resume", help="There must be a run to go on with; at a URI, also one that another machine began."
+        ),
     ] = False,
     extend: Annotated[int, typer.Option(help="Add so many trials to a run that has finished.", min=0)] = 0,
     mlflow: Annotated[
@@ -91,24 +101,29 @@ def sweep(
 
     The same command goes on where a run was broken off. Example: [bold]glyphrun sweep experiments/demo.yaml shirts --run-dir runs/shirts[/]
     """
+    from glyphrun.mirror import run_at, shown
     from glyphrun.sweeps.load import dataset_of, load_experiment
 
     with plain_errors():
         declared = load_experiment(experiment, sets or ())
-        folder = (run_dir or Path("runs") / declared.name).absolute()
         if dry_run:
             _preview(declared, dataset, tflops, as_json)
             return
-        data = dataset_of(declared, dataset)
-        results = _sweep(declared, data, folder, resume or bool(extend), extend, mlflow)
+        data, resume, place = dataset_of(declared, dataset), resume or bool(extend), run_dir or f"runs/{declared.name}"
         from glyphrun.report.run import report_run
 
-        report = report_run(folder)
+        with run_at(place, _warn, resume=resume) as (folder, mirrors):
+            results = _sweep(declared, data, folder, resume, extend, mlflow, mirrors)
+            report = f"{shown(place)}/{report_run(folder).name}"
         if as_json:
-            typer.echo(json.dumps({"winner": results["winner"], **results["selection"], "report": str(report)}))
+            typer.echo(json.dumps({"winner": results["winner"], **results["selection"], "report": report}))
             return
         console.print(results["selection"]["reason"])
-        console.print(str(report), soft_wrap=True)
+        console.print(report, soft_wrap=True)
+
+
+def _warn(said: str) -> None:
+    typer.echo(f"glyphrun: {said}", err=True)
 
 
 def _preview(declared: Experiment, dataset: Path | None, tflops: float | None, as_json: bool) -> None:
@@ -129,23 +144,32 @@ def _preview(declared: Experiment, dataset: Path | None, tflops: float | None, a
 
 
 def _sweep(
-    declared: Experiment, dataset: Path, folder: Path, resume: bool, extend: int, mlflow: str | None
+    declared: Experiment,
+    dataset: Path,
+    folder: Path,
+    resume: bool,
+    extend: int,
+    mlflow: str | None,
+    mirrors: Sequence[Mirror],
 ) -> dict[str, Any]:
     from glyphrun.cluster import ray_for_command
     from glyphrun.progress import show_stages
+    from glyphrun.sweeps.nodes import expect_shared
     from glyphrun.sweeps.run import claim_run, holds_a_run, sweep_to_results
     from glyphrun.sweeps.tracking import MLflow
 
     if resume and not holds_a_run(folder):
         raise ValueError(f"{folder} holds no run to go on with: leave out --resume and --extend, or name its --run-dir")
     with claim_run(folder, declared), ray_for_command(), show_stages(console) as stages:
-        listeners = [MLflow(mlflow, declared.name, folder)] if mlflow else []
+        if mirrors:
+            expect_shared(folder)
+        listeners: list[Listener] = [*([MLflow(mlflow, declared.name, folder)] if mlflow else []), *mirrors]
         return sweep_to_results(declared, dataset, folder, stages, extend=extend, listeners=listeners)
 
 
 @app.command()
 def rerun(
-    run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    run_dir: RunArgument,
     trial: Annotated[str, typer.Argument(help="A trial's id, as on the leaderboard.")],
     dataset: Annotated[
         Path | None, typer.Argument(help="Where the run's data lie now, if elsewhere.", show_default=False)
@@ -156,11 +180,12 @@ def rerun(
 
     Example: [bold]glyphrun rerun runs/shirts 002-parseq-nano[/]
     """
+    from glyphrun.mirror import fetch_run
     from glyphrun.sweeps.rerun import rerun_trial
 
     with plain_errors():
         with progress_bar(f"training {trial}") as progress:
-            found = rerun_trial(run_dir.absolute(), trial, dataset and dataset.absolute(), progress)
+            found = rerun_trial(fetch_run(run_dir), trial, dataset and dataset.absolute(), progress)
         if as_json:
             told = {"trial": trial, "step": found.step, "equal": found.equal, "difference": found.difference}
             typer.echo(json.dumps({**told, "same_curve": found.same_curve, "folder": str(found.folder)}))
@@ -181,12 +206,14 @@ def schema() -> None:
 
 
 @app.command()
-def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a finished run.")]) -> None:
+def report(run_dir: RunArgument) -> None:
     """Write a run's report.html again.
 
     Example: [bold]glyphrun report runs/demo[/]
     """
+    from glyphrun.mirror import TRIALS, fetch_run, hand_over
     from glyphrun.report.run import report_run
 
     with plain_errors():
-        console.print(str(report_run(run_dir)), soft_wrap=True)
+        written = report_run(fetch_run(run_dir, without=(TRIALS,)))
+        console.print(hand_over(run_dir, written), soft_wrap=True)

@@ -86,6 +86,15 @@ def serve_runs() -> bool:
     return True
 
 
+def expect_shared(folder: Path) -> None:
+    """Raises ExperimentError if trials may run on other nodes, unless the cache, where the folder is, was set for them."""
+    if len(cluster_nodes()) > 1 and not os.environ.get("GLYPHRUN_CACHE"):
+        raise ExperimentError(
+            f"trials of this cluster would not see {folder}, from which the run is copied to its URI: set GLYPHRUN_CACHE to "
+            "a folder that all nodes share"
+        )
+
+
 def _own_file() -> Path | None:
     if named := os.environ.get(CLUSTER_FILE):
         return Path(named).expanduser()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 from glyphrun.data.sample import dataset_hash
 from glyphrun.progress import Stages
+from glyphrun.run_folder import only_process
 from glyphrun.sweeps.conclude import conclude
 from glyphrun.sweeps.errors import ExperimentError
 from glyphrun.sweeps.experiment import Experiment
@@ -32,16 +32,9 @@ from glyphrun.sweeps.ways import Ways
 def claim_run(run_dir: Path, experiment: Experiment) -> Iterator[None]:
     """Make run_dir the folder of this experiment and keep other processes out of it.
 
-    Raises ExperimentError if it holds a run of another experiment or another process works in it.
+    Raises ExperimentError if it holds a run of another experiment, BlockingIOError if another process works in it.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ExperimentError(
-                f"another process works in {run_dir}: wait for it or name another --run-dir"
-            ) from None
+    with only_process(run_dir):
         _claim(run_dir, experiment)
         yield
 
