@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 
 from glyphrun.bundle import parse_manifest
 from glyphrun.data.batches import load_split
@@ -20,6 +21,7 @@ from glyphrun.sweeps.experiment import Experiment
 from glyphrun.sweeps.joint import search_ways
 from glyphrun.sweeps.plan import plan_trials
 from glyphrun.sweeps.run import claim_run, sweep_to_results
+from glyphrun.sweeps.train import run_sweep
 from glyphrun.sweeps.trained import measure_trials
 from glyphrun.sweeps.trials import read_record
 from glyphrun.sweeps.winner import winning_way
@@ -28,7 +30,7 @@ EXPERIMENT = Experiment.model_validate(
     {
         "name": "joint",
         "trials": 2,
-        "train": {"steps": 40, "batch_size": 16, "evaluate_every": 40, "checkpoint_every": 40, "warmup": 2, "learning_rate": 0.005},
+        "train": {"steps": 5, "batch_size": 8, "evaluate_every": 5, "checkpoint_every": 5, "warmup": 2},
         "scheduler": {"kind": "none"},
         "objectives": ["exact", "ms", "memory", "cost"],
         "budget": {"latency_ms": 1000, "frames": 4, "price_per_hour": 0.35},
@@ -39,7 +41,7 @@ EXPERIMENT = Experiment.model_validate(
             {
                 "family": "parseq",
                 "recognizer": "parseq-nano",
-                "changes": {"encoder": {"width": 16, "heads": 2}, "decoder_heads": 2},
+                "changes": {"encoder": {"width": 32, "heads": 2}, "decoder_heads": 2, "fusion": "mean"},
             }
         ],
     }
@@ -51,9 +53,18 @@ def sweep(dataset: Path, folder: Path, extend: int = 0) -> dict[str, Any]:
         return sweep_to_results(EXPERIMENT, dataset, folder, stages, extend=extend)
 
 
+def make_talkative(path: Path) -> None:
+    """Stretch the weights of a few steps, after which every item would be called unreadable, so that items read differently."""
+    weights = {name: weight * (3 if weight.ndim > 1 else 2) for name, weight in load_file(path).items()}
+    weights["head.bias"][0] -= 4  # the end
+    save_file(weights, path)
+
+
 @pytest.fixture(scope="module")
 def run(local_ray: None, small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("run")
+    for record in run_sweep(EXPERIMENT, small_dataset, folder):
+        make_talkative(record.checkpoint / "weights.safetensors")
     return folder, sweep(small_dataset, folder)
 
 
@@ -75,6 +86,7 @@ def test_two_survivors_and_their_ensemble_are_read_in_every_way_and_one_of_these
     assert {tuple(point["members"]) for point in search["points"] if len(point["members"]) > 1} == {
         tuple(search["survivors"])
     }
+    assert len({point["cer"] for point in search["points"]}) > 2
     for point in search["points"]:
         assert point["cost"] == pytest.approx(point["latency_ms"]["p50"] * 0.35 / 3.6)
         assert point["memory_mib"] > 0 and point["within_budget"]
@@ -121,6 +133,7 @@ def test_the_report_shows_the_search(run):
     assert len(points) == 8 + 1  # the winner has a ring
 
 
+@pytest.mark.slow
 def test_what_is_missing_of_a_search_is_read_again_and_of_an_extended_sweep_what_is_new(run, small_dataset):
     """A search whose driver was killed is one without some of its rows."""
     folder, before = run

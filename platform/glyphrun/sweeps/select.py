@@ -134,8 +134,8 @@ def _rule(rule: AnyPick, budget: Budget, objective: Accuracy, of: str) -> str:
     those = f"the {of} whose {_listed(limited)} {'meets' if len(limited) == 1 else 'meet'} the budget"
     if isinstance(rule, Cheapest):
         return (
-            f"The {CHEAPEST[rule.by]} among those of {those} that are within {_points(rule.tolerance)} of the "
-            f"{BEST[objective]} on val that they have; ties go to the more accurate."
+            f"The {CHEAPEST[rule.by]} of {those} and that come within {_points(rule.tolerance)} of the {BEST[objective]} "
+            "on val among them; ties go to the more accurate."
         )
     return f"The {BEST[objective]} on val among {those}; ties go to the faster."
 

@@ -63,7 +63,7 @@ class Ways:
             experiment.budget,
             experiment.accuracy,
             experiment.pick,
-            of=f"ways of reading on the Pareto front of {', '.join(measures)}",
+            of=f"ways of reading on the Pareto front of {' and '.join([', '.join(measures[:-1]), measures[-1]])}",
         )
         return next(way for way in self.ways if way.name == selection.winner), selection
 
