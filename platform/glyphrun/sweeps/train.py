@@ -6,6 +6,8 @@ that the scheduler of a resumed sweep knows all that the first one knew, and no 
 
 from __future__ import annotations
 
+import gc
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -98,6 +100,8 @@ def run_sweep(
         param_space={} if learns else {"trial": tune.grid_search([trial.model_dump(mode="json") for trial in begun])},
         tune_config=tune.TuneConfig(
             scheduler=tune_scheduler(experiment, run_dir, begun),
+            # A process takes seconds to start; DistributedTrial starts its own anew.
+            reuse_actors=experiment.workers_per_trial == 1,
             # Train's workers stand outside of what Tune reserves; without a limit trials would wait for each other.
             max_concurrent_trials=slots if experiment.workers_per_trial > 1 and not learns else None,
             **search,
@@ -156,7 +160,7 @@ def _shared_splits(dataset: Path, trials: Sequence[Trial]) -> Splits:
 def _train_trial(
     config: dict[str, Any], *, run_dir: Path, dataset: Path, charset: str, splits: Splits, measure: Measure
 ) -> None:
-    """One trial in a process of its own."""
+    """One trial, in a process that may have trained others before."""
     trial = Trial.model_validate(config["trial"])
     folder = trial_folder(run_dir, trial)
     outcome = read_outcome(folder)
@@ -166,6 +170,11 @@ def _train_trial(
         if outcome.status == "failed":
             raise RuntimeError(outcome.reason)
         return
+    # The next trial of this process waits for this one's thread, and would be given up after two seconds of it.
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
+    if torch.cuda.is_initialized():  # what an earlier trial has left would be missing from this one's card
+        gc.collect()
+        torch.cuda.empty_cache()
     torch.set_num_threads(max(int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)), 1))
     processor = processor_for(parse_settings(trial.settings))
     # A searcher may propose a size of images that no trial had when the sweep began.
