@@ -48,8 +48,8 @@ def test_each_kind_of_trial_is_timed_and_counted_once(small_dataset):
     assert narrow.step_seconds > 0 and narrow.evaluation_seconds > 0
     assert wide.step_gflops > 2 * narrow.step_gflops
     train = trials[0].train
-    assert narrow.hours(train) * 3600 == 40 * narrow.step_seconds + 4 * narrow.evaluation_seconds
-    assert narrow.hours_at(train, 2.0) * 3600 == 40 * narrow.step_gflops / 2000
+    assert narrow.hours(train) * 3600 == pytest.approx(40 * narrow.step_seconds + 4 * narrow.evaluation_seconds)
+    assert narrow.hours_at(train, 2.0) * 3600 == pytest.approx(40 * narrow.step_gflops / 2000)
 
 
 def test_a_dry_run_prints_trials_resources_and_cost_and_leaves_nothing_behind(small_dataset, tmp_path):
