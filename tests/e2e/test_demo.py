@@ -17,64 +17,6 @@ def demo(folder: Path) -> list[str]:
     return [GLYPHRUN, "demo", "--smoke", "--run-dir", str(folder / "run"), "--registry", str(folder / "registry")]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("demo")
-    done = subprocess.run(demo(folder), capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
-
-
-@pytest.mark.slow
-def test_five_stages_end_in_an_answer_over_http(finished):
-    folder, printed = finished
-    for stage in ("data", "sweep", "select", "report", "promote", "serve"):
-        assert f"\n{stage}: " in f"\n{printed}"
-    results = json.loads((folder / "run/results.json").read_text())
-    assert len(results["trials"]) == 3
-    assert 0 <= results["splits"]["test"]["exact"] <= 1
-    assert results["splits"]["unseen"]["n"] == 40
-    for split in ("val", "test", "unseen"):
-        assert f"{results['splits'][split]['exact']:.3f}" in printed
-    assert "POST /v1/recognize" in printed and "http://127.0.0.1:" in printed
-    assert (folder / "run/report.html").stat().st_size < 6_000_000
-    proposed = [line.split() for line in printed.splitlines() if line.startswith("  ") and "glyphrun " in line]
-    assert [words[1] for words in proposed] == ["data", "evaluate", "serve"]
-
-
-@pytest.mark.slow
-def test_its_data_set_is_sound_and_its_model_answers_on_the_command_line(finished, tmp_path):
-    folder, _ = finished
-    assert "nothing wrong" in said("data", "check", str(folder / "run/data"))
-    said("data", "show", str(folder / "run/data"), "--out", str(tmp_path / "sheet.png"))
-    assert (tmp_path / "sheet.png").stat().st_size > 10_000
-    registry = ["--registry", str(folder / "registry")]
-    scores = json.loads(
-        said("evaluate", "shirt-numbers-smoke", str(folder / "run/data"), "--split", "unseen", "--json", *registry)
-    )
-    assert {"n", "exact", "exact_ci", "cer", "wer", "ms_per_sample", "samples_per_s"} <= scores.keys()
-    results = json.loads((folder / "run/results.json").read_text())
-    assert scores["exact"] == results["splits"]["unseen"]["exact"]
-    sample = next(iterate_samples(folder / "run/data", "test"))
-    tracklet = tmp_path / "tracklet"
-    tracklet.mkdir()
-    for number, frame in enumerate(sample.frames):
-        (tracklet / f"{number}.jpg").write_bytes(frame)
-    read = glyphrun("recognize", str(tracklet), "--model", "shirt-numbers-smoke", "--json", *registry)
-    answer = json.loads(read.stdout)
-    assert len(answer["votes"]) == len(sample.frames)
-    assert "shirt-numbers-smoke" in said("models", *registry)
-
-
-@pytest.mark.slow
-def test_again_it_only_serves_and_promotes_no_second_version(finished):
-    folder, _ = finished
-    again = subprocess.run(demo(folder), capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
-    assert again.returncode == 0, again.stderr
-    assert "sweep: done before" in again.stdout
-    assert [path.name for path in (folder / "registry/shirt-numbers-smoke").iterdir() if path.name.isdigit()] == ["1"]
-
-
 def broken_off(folder: Path, stop: signal.Signals) -> None:
     """Run the demo until a trial has left a checkpoint that was not there, and stop it."""
     earlier = checkpoints(folder)
@@ -98,15 +40,78 @@ def checkpoints(folder: Path) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for file in (folder / "run").glob("trials/*/checkpoint/state.json")}
 
 
+def written(folder: Path) -> int:
+    return (folder / "run/data/dataset.json").stat().st_mtime_ns
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a demo that was broken off twice and then left alone, what that printed, and when its data were made."""
+    folder = tmp_path_factory.mktemp("demo")
+    broken_off(folder, signal.SIGINT)
+    made = written(folder)
+    broken_off(folder, signal.SIGTERM)
+    done = subprocess.run(demo(folder), capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout, made
+
+
 @pytest.mark.slow
-def test_broken_off_it_leaves_no_process_and_goes_on(tmp_path):
-    broken_off(tmp_path, signal.SIGINT)
-    before = (tmp_path / "run/data/dataset.json").stat().st_mtime_ns
-    broken_off(tmp_path, signal.SIGTERM)
-    again = subprocess.run(demo(tmp_path), capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+def test_five_stages_end_in_an_answer_over_http(finished):
+    folder, printed, _ = finished
+    for stage in ("data", "sweep", "select", "report", "promote", "serve"):
+        assert f"\n{stage}: " in f"\n{printed}"
+    results = json.loads((folder / "run/results.json").read_text())
+    assert len(results["trials"]) == 3
+    assert 0 <= results["splits"]["test"]["exact"] <= 1
+    assert results["splits"]["unseen"]["n"] == 40
+    for split in ("val", "test", "unseen"):
+        assert f"{results['splits'][split]['exact']:.3f}" in printed
+    assert "POST /v1/recognize" in printed and "http://127.0.0.1:" in printed
+    assert (folder / "run/report.html").stat().st_size < 6_000_000
+    proposed = [line.split() for line in printed.splitlines() if line.startswith("  ") and "glyphrun " in line]
+    assert [words[1] for words in proposed] == ["data", "evaluate", "serve"]
+
+
+@pytest.mark.slow
+def test_its_data_set_is_sound_and_its_model_answers_on_the_command_line(finished, tmp_path):
+    folder, _, _ = finished
+    assert "nothing wrong" in said("data", "check", str(folder / "run/data"))
+    said("data", "show", str(folder / "run/data"), "--out", str(tmp_path / "sheet.png"))
+    assert (tmp_path / "sheet.png").stat().st_size > 10_000
+    registry = ["--registry", str(folder / "registry")]
+    scores = json.loads(
+        said("evaluate", "shirt-numbers-smoke", str(folder / "run/data"), "--split", "unseen", "--json", *registry)
+    )
+    assert {"n", "exact", "exact_ci", "cer", "wer", "ms_per_sample", "samples_per_s"} <= scores.keys()
+    results = json.loads((folder / "run/results.json").read_text())
+    assert scores["exact"] == results["splits"]["unseen"]["exact"]
+    sample = next(iterate_samples(folder / "run/data", "test"))
+    tracklet = tmp_path / "tracklet"
+    tracklet.mkdir()
+    for number, frame in enumerate(sample.frames):
+        (tracklet / f"{number}.jpg").write_bytes(frame)
+    read = glyphrun("recognize", str(tracklet), "--model", "shirt-numbers-smoke", "--json", *registry)
+    answer = json.loads(read.stdout)
+    assert len(answer["votes"]) == len(sample.frames)
+    assert "shirt-numbers-smoke" in said("models", *registry)
+
+
+@pytest.mark.slow
+def test_broken_off_it_leaves_no_process_and_goes_on(finished):
+    """That nothing is left is seen where it is broken off."""
+    folder, printed, made = finished
+    assert "data: done before" in printed and "sweep: done before" not in printed
+    assert written(folder) == made
+
+
+@pytest.mark.slow
+def test_again_it_only_serves_and_promotes_no_second_version(finished):
+    folder, _, _ = finished
+    again = subprocess.run(demo(folder), capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
     assert again.returncode == 0, again.stderr
-    assert "data: done before" in again.stdout
-    assert (tmp_path / "run/data/dataset.json").stat().st_mtime_ns == before
+    assert "sweep: done before" in again.stdout
+    assert [path.name for path in (folder / "registry/shirt-numbers-smoke").iterdir() if path.name.isdigit()] == ["1"]
 
 
 def test_errors_are_one_sentence_and_exit_code_1(tmp_path):

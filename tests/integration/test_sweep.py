@@ -291,26 +291,26 @@ def test_a_budget_that_is_spent_ends_the_sweep_and_a_larger_one_goes_on_with_it(
 
 @pytest.mark.slow
 def test_a_population_that_is_broken_off_ends_with_the_weights_of_one_left_alone(local_ray, small_dataset, tmp_path):
-    """Three trials on two slots, which meet at steps 4 and 8; one sweep is ended by its budget on the way."""
+    """Three trials on two slots, which meet at step 4; one sweep is ended by its budget on the way."""
     steep = {"train.learning_rate": {"log_uniform": [0.02, 0.5]}}  # so that some read something soon
     changes = {
         "trials": 3,
         "objectives": ["cer"],
         "candidates": [{**SEARCHED, "space": steep}],
-        "train": {**SHORT, "steps": 12, "evaluate_every": 4, "checkpoint_every": 3},
+        "train": {**SHORT, "steps": 8, "evaluate_every": 4, "checkpoint_every": 3},
         "scheduler": {"kind": "pbt", "every_steps": 4},
     }
     whole = run_sweep(declare(**changes), small_dataset, tmp_path / "whole")
-    run_sweep(declare(**changes, budget={"steps": 20}), small_dataset, tmp_path / "broken")
+    run_sweep(declare(**changes, budget={"steps": 15}), small_dataset, tmp_path / "broken")
     assert len(read_generations(tmp_path / "broken")) == 1
     resumed = run_sweep(declare(**changes), small_dataset, tmp_path / "broken")
     generations = read_generations(tmp_path / "whole")
-    assert [generation.step for generation in generations] == [4, 8]
+    assert [generation.step for generation in generations] == [4]
     assert any(generation.exploits for generation in generations)
     assert read_generations(tmp_path / "broken") == generations
     for one, other in zip(whole, resumed, strict=True):
         assert one.outcome.status == other.outcome.status == "finished"
-        assert [report["step"] for report in one.reports] == [4, 8, 12]
+        assert [report["step"] for report in one.reports] == [4, 8]
         weights, again = (load_file(record.checkpoint / "weights.safetensors") for record in (one, other))
         assert all(torch.equal(weights[name], again[name]) for name in weights)
 
@@ -388,7 +388,7 @@ def kill_after(process: subprocess.Popen, folder: Path, reports: int) -> list[di
 
 @pytest.mark.slow
 def test_a_sweep_whose_driver_is_killed_goes_on_and_loses_no_report(small_dataset, tmp_path):
-    changes = {"train": {"steps": 160, "batch_size": 8, "evaluate_every": 20, "checkpoint_every": 5, "warmup": 2}}
+    changes = {"train": {"steps": 100, "batch_size": 8, "evaluate_every": 20, "checkpoint_every": 5, "warmup": 2}}
     folder = trial_folder(tmp_path, plan_trials(declare(**changes))[0])
     known = kill_after(start(small_dataset, tmp_path, changes), folder, 2)
     assert not (tmp_path / "results.json").exists()
