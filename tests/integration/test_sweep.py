@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
@@ -29,6 +30,7 @@ from glyphrun.registry import Registry
 from glyphrun.report.run import report_run
 from glyphrun.sweeps.errors import ExperimentError
 from glyphrun.sweeps.experiment import Experiment
+from glyphrun.sweeps.mailbox import Mailbox
 from glyphrun.sweeps.plan import Trial, plan_trials
 from glyphrun.sweeps.population import read_generations
 from glyphrun.sweeps.rerun import rerun_trial
@@ -277,6 +279,35 @@ def test_other_schedulers_bring_every_trial_to_an_end(local_ray, small_dataset, 
         steps = [report["step"] for report in record.reports]
         assert steps == list(range(5, steps[-1] + 1, 5))
         assert record.outcome.status == ("finished" if steps[-1] == 20 else "stopped")
+
+
+@pytest.mark.slow
+def test_a_sweep_on_one_slot_has_the_leaderboard_and_the_weights_of_one_on_two(local_ray, small_dataset, tmp_path):
+    """Trials overtake each other on two slots; on one they come in turn, and wait for each other at rungs."""
+    experiment = declare(
+        trials=5,
+        objectives=["cer"],
+        candidates=[{**SEARCHED, "space": {"train.learning_rate": {"log_uniform": [0.001, 0.5]}}}],
+        train={**SHORT, "steps": 20},
+        scheduler={"kind": "asha", "grace_steps": 5, "reduction": 2},
+    )
+    swept = [run_sweep(experiment, small_dataset, tmp_path / "two")]
+    holder = ray.remote(num_cpus=1)(Mailbox).remote()  # any actor will do
+    ray.get(holder.close.remote())
+    swept.append(run_sweep(experiment, small_dataset, tmp_path / "one"))
+    ray.kill(holder)
+    told = [
+        [
+            (record.trial.id, record.outcome, [report["scores"]["cer"] for report in record.reports])
+            for record in records
+        ]
+        for records in swept
+    ]
+    assert told[0] == told[1]
+    assert {outcome.status for _, outcome, _ in told[0]} == {"finished", "stopped"}
+    for one, other in zip(*swept, strict=True):
+        weights, again = (load_file(record.checkpoint / "weights.safetensors") for record in (one, other))
+        assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
 def test_a_budget_that_is_spent_ends_the_sweep_and_a_larger_one_goes_on_with_it(local_ray, small_dataset, tmp_path):

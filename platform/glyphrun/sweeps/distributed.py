@@ -129,6 +129,12 @@ class DistributedTrial(tune.Trainable):
             raise RuntimeError(self.outcome.reason)
         return {**self.earlier.popleft(), "done": not self.earlier and self.outcome.status != "failed"}
 
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: a trial that is paused goes on from its own folder."""
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """Nothing, likewise."""
+
     def cleanup(self) -> None:
         """Workers end together at their next report, and Train takes back what they held."""
         if self.training is not None:

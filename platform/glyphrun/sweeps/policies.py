@@ -21,7 +21,10 @@ class Policy(BaseModel):
 
 
 class Asha(Policy):
-    """Asynchronous successive halving (arXiv 1810.05934): of the trials that reach a rung, 1 / reduction goes on."""
+    """Asynchronous successive halving (arXiv 1810.05934): of the trials that reach a rung, 1 / reduction goes on.
+
+    A trial is judged by those that were planned before it.
+    """
 
     kind: Literal["asha"] = "asha"
     grace_steps: int = Field(400, ge=1)
@@ -39,7 +42,7 @@ class HyperBand(Policy):
 class Median(Policy):
     """Stops a trial whose best is worse than the median of the others' means up to its step (Vizier, KDD 2017).
 
-    trials: others that must have come so far before one is stopped.
+    It judges every grace_steps, by the trials that were planned before. trials: how many of these must have come so far.
     """
 
     kind: Literal["median"]

@@ -3,55 +3,97 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil, inf
 from pathlib import Path
 from typing import Any
 
-from ray.tune.schedulers import (
-    AsyncHyperBandScheduler,
-    FIFOScheduler,
-    HyperBandScheduler,
-    MedianStoppingRule,
-    TrialScheduler,
-)
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from glyphrun.sweeps.experiment import Experiment
-from glyphrun.sweeps.plan import Trial
+from glyphrun.sweeps.plan import trial_count
 from glyphrun.sweeps.policies import MAXIMIZED, Asha, HyperBand, Median, Pbt
 from glyphrun.sweeps.population import Population
+from glyphrun.sweeps.rungs import Brackets, Halving, Medians, Referee, Verdict
+from glyphrun.sweeps.trials import TrialRecord
 
-RUNGS = "rungs"  # steps in units of the first rung's, which HyperBand counts in
 
-
-def tune_scheduler(experiment: Experiment, run_dir: Path, trials: Sequence[Trial]) -> TrialScheduler:
-    """The scheduler of the trials that are known; it goes by the first objective and counts steps."""
-    declared = experiment.scheduler
-    steps = max(trial.train.steps for trial in trials)
-    metric, mode = experiment.objectives[0], direction(experiment)
-    if isinstance(declared, Asha):
-        return AsyncHyperBandScheduler(
-            time_attr="step",
-            metric=metric,
-            mode=mode,
-            max_t=steps,
-            grace_period=declared.grace_steps,
-            reduction_factor=declared.reduction,
-        )
-    if isinstance(declared, HyperBand):
-        # Brackets are filled by trials as they come, and halved when all that have come wait.
-        return _HyperBandInRungs(declared.grace_steps, metric, mode, steps, declared.reduction)
-    if isinstance(declared, Median):
-        return MedianStoppingRule(
-            time_attr="step",
-            metric=metric,
-            mode=mode,
-            grace_period=declared.grace_steps,
-            min_samples_required=declared.trials,
-            min_time_slice=inf,  # type: ignore[arg-type] # a trial that cannot be judged yet goes on, and makes no room for another
-        )
+def tune_scheduler(
+    experiment: Experiment, run_dir: Path, records: Sequence[TrialRecord], extended: Sequence[int] = ()
+) -> TrialScheduler:
+    """The scheduler; it goes by the first objective and counts steps. records: of the trials that are known by now."""
+    declared, objective = experiment.scheduler, experiment.objectives[0]
     if isinstance(declared, Pbt):
-        return Generations(Population(experiment, run_dir, trials), metric)
+        return Generations(Population(experiment, run_dir, [record.trial for record in records]), objective)
+    if isinstance(declared, Asha):
+        return Rungs(Referee(Halving(declared)), objective, records)
+    if isinstance(declared, Median):
+        return Rungs(Referee(Medians(declared)), objective, records)
+    if isinstance(declared, HyperBand):
+        steps = max(record.trial.train.steps for record in records)
+        batches = [trial_count(experiment), *extended]
+        return Rungs(Referee(Brackets(declared, steps, batches)), objective, records)
     return FIFOScheduler()
+
+
+class Rungs(FIFOScheduler):
+    """Stops trials as a referee says, and pauses those whose judgement has to wait for others.
+
+    A paused trial gives its slot to the next one.
+    """
+
+    def __init__(self, referee: Referee, objective: str, records: Sequence[TrialRecord]) -> None:
+        super().__init__()
+        self.referee, self.objective = referee, objective
+        self.sign = 1 if objective in MAXIMIZED else -1
+        for record in records:
+            for report in record.reports:
+                self._tell(record.trial.number, {"step": report["step"], **report["scores"]})
+            if record.outcome.status != "interrupted":
+                referee.ended(record.trial.number)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles it for a restore that is never asked of it.
+        return {}
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Told of the last step, the trial is as good as ended."""
+        number = trial.config["trial"]["number"]
+        self._tell(number, result)
+        if result["step"] >= trial.config["trial"]["train"]["steps"]:
+            self.referee.ended(number)
+        said = self._verdict(trial, result)
+        return {Verdict.GOES_ON: self.CONTINUE, Verdict.STOPS: self.STOP, Verdict.WAITS: self.PAUSE}[said]
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        self.referee.ended(trial.config["trial"]["number"])
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        self.referee.ended(trial.config["trial"]["number"])
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        self.referee.ended(trial.config["trial"]["number"])
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """The first that was planned of those that wait for a slot; all others that wait, wait for it."""
+        for trial in sorted(tune_controller.get_trials(), key=lambda trial: trial.config["trial"]["number"]):
+            if trial.status == "PENDING":
+                return trial
+            if trial.status == "PAUSED":
+                said = self._verdict(trial, trial.last_result)
+                if said is Verdict.GOES_ON:
+                    return trial
+                if said is Verdict.STOPS:
+                    tune_controller.stop_trial(trial)
+        return None
+
+    def _tell(self, number: int, result: dict[str, Any]) -> None:
+        self.referee.reported(number, result["step"], self.sign * result[self.objective])
+
+    def _verdict(self, trial: Any, result: dict[str, Any]) -> Verdict:
+        """An ended trial tells what it told before, to whatever end it came to."""
+        number = trial.config["trial"]["number"]
+        if self.referee.courses[number].ended:
+            return Verdict.GOES_ON
+        return self.referee.verdict(number, result["step"])
 
 
 class Generations(FIFOScheduler):
@@ -87,26 +129,6 @@ class Generations(FIFOScheduler):
         waits = {trial for scores in self.met.values() for trial in scores}
         paused = [trial for trial in trials if trial.status == "PAUSED" and trial.config["trial"]["id"] not in waits]
         return next(iter(paused + [trial for trial in trials if trial.status == "PENDING"]), None)
-
-
-class _HyperBandInRungs(HyperBandScheduler):
-    """Counts in units of the first rung's steps; in single steps, most brackets would be of trainings of a few steps."""
-
-    def __init__(self, unit: int, metric: str, mode: str, steps: int, reduction: int) -> None:
-        super().__init__(RUNGS, metric, mode, max_t=ceil(steps / unit), reduction_factor=reduction)
-        self.unit = unit
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        said: str = super().on_trial_result(tune_controller, trial, {**result, RUNGS: result["step"] / self.unit})
-        return said
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        super().on_trial_complete(tune_controller, trial, {**result, RUNGS: result.get("step", 0) / self.unit})
-
-
-def direction(experiment: Experiment) -> str:
-    """max or min, of the first objective."""
-    return "max" if experiment.objectives[0] in MAXIMIZED else "min"
 
 
 def stopped_by(experiment: Experiment) -> str:

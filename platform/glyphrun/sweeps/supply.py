@@ -18,32 +18,38 @@ ATTEMPTS = 20
 
 
 class Supply(Searcher):
-    """Proposes a trial when there is a slot for it, so that it is proposed with all that is known by then."""
+    """Proposes trials from what became of all but the last few before each, whichever of these have ended by then.
+
+    So the same experiment on as many slots is proposed the same trials, whichever process was quicker. Twice as many trials
+    as slots may be under way, since those that wait for a scheduler's judgement take none.
+    """
 
     def __init__(self, experiment: Experiment, run_dir: Path, begun: Sequence[Trial], total: int, slots: int) -> None:
         super().__init__(metric=experiment.objectives[0], mode="max")
         self.experiment, self.run_dir, self.total, self.slots = experiment, run_dir, total, slots
         self.waiting, self.trials = list(begun), list(begun)
-        self.running: set[str] = set()
+        self.under_way: dict[str, int] = {}  # numbers by Tune's names
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles it for a restore that is never asked of it.
         return {}
 
     def suggest(self, trial_id: str) -> Any:
-        """Nothing while all slots are taken: a trial that waits would be proposed with less than is known later."""
-        if len(self.running) >= self.slots:
+        """Nothing while a trial that the next one rests on is under way."""
+        number = self.waiting[0].number if self.waiting else len(self.trials)
+        if any(other < self._horizon(number) for other in self.under_way.values()):
             return None
-        if not self.waiting and len(self.trials) >= self.total:
+        if not self.waiting and number >= self.total:
             return Searcher.FINISHED
         if not self.waiting:
             self._propose()
-        self.running.add(trial_id)
-        return {"trial": self.waiting.pop(0).model_dump(mode="json")}
+        trial = self.waiting.pop(0)
+        self.under_way[trial_id] = trial.number
+        return {"trial": trial.model_dump(mode="json")}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """A slot is free; the trial's folder says what became of it."""
-        self.running.discard(trial_id)
+        """The trial's folder says what became of it."""
+        self.under_way.pop(trial_id, None)
 
     def save(self, checkpoint_path: str) -> None:
         """Everything that is known lies in the trials' folders."""
@@ -68,7 +74,12 @@ class Supply(Searcher):
 
     def _resolved(self, number: int) -> list[Trial]:
         """Values that contradict each other, such as a width that its heads do not divide, are proposed anew."""
-        told = [known(self.experiment, read_record(self.run_dir, trial)) for trial in self.trials]
+        told = [
+            known(self.experiment, read_record(self.run_dir, trial))
+            if trial.number < self._horizon(number)
+            else Known(trial)
+            for trial in self.trials
+        ]
         for attempt in range(ATTEMPTS):
             place, sampled = propose(self.experiment, number // self.experiment.repeats, told, attempt)
             try:
@@ -79,6 +90,11 @@ class Supply(Searcher):
             except ExperimentError as error:
                 refused = error
         raise ExperimentError(f"{ATTEMPTS} proposals in a row cannot be built, the last because of {refused}")
+
+    def _horizon(self, number: int) -> int:
+        """The first trial that a trial does not rest on."""
+        first = number - number % self.experiment.repeats  # of its configuration
+        return first - 2 * self.slots + 1
 
 
 def known(experiment: Experiment, record: TrialRecord) -> Known:

@@ -40,7 +40,7 @@ from glyphrun.sweeps.trials import (
     read_trials,
     trial_folder,
 )
-from glyphrun.sweeps.watch import BudgetStopper, Listener, Spending, Watch
+from glyphrun.sweeps.watch import RETRIES, BudgetStopper, Listener, Spending, Watch
 
 Splits = dict[ImageProcessor, ray.ObjectRef]
 
@@ -66,7 +66,8 @@ def run_sweep(
     plan = require(experiment, cluster_nodes(), held=serve_runs(), trials=total)
     check_batches(experiment, begun)
     gpus, slots = plan.gpus, plan.max_concurrent_trials
-    known_steps = {record.trial.id: record.reports[-1]["step"] for record in _records(run_dir, begun) if record.reports}
+    records = _records(run_dir, begun)
+    known_steps = {record.trial.id: record.reports[-1]["step"] for record in records if record.reports}
     spending = Spending(experiment.budget, clock or (lambda: monotonic() - started), known_steps)
     budget = experiment.budget
     given: dict[str, Any] = {
@@ -99,7 +100,7 @@ def run_sweep(
         trainable,
         param_space={} if learns else {"trial": tune.grid_search([trial.model_dump(mode="json") for trial in begun])},
         tune_config=tune.TuneConfig(
-            scheduler=tune_scheduler(experiment, run_dir, begun),
+            scheduler=tune_scheduler(experiment, run_dir, records, extended),
             # A process takes seconds to start; DistributedTrial starts its own anew.
             reuse_actors=experiment.workers_per_trial == 1,
             # Train's workers stand outside of what Tune reserves; without a limit trials would wait for each other.
@@ -111,7 +112,7 @@ def run_sweep(
             storage_path=str(run_dir / "tune"),
             callbacks=[Watch(run_dir, stopped_by(experiment), spending, listeners)],
             stop=BudgetStopper(spending),
-            failure_config=tune.FailureConfig(max_failures=1),
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a trial's folder holds its own
             verbose=0,
         ),

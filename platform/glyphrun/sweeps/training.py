@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,12 @@ from glyphrun.sweeps.policies import Objective
 from glyphrun.sweeps.trials import (
     MEASURED,
     SNAPSHOTS,
-    Change,
     Outcome,
     as_changed,
     checkpoint_folder,
-    read_change,
+    halve_batch,
     read_measured,
     read_reports,
-    write_change,
     write_json,
     write_outcome,
 )
@@ -86,13 +84,11 @@ def train_trial(
                     yield report
             break
         except OutOfMemory as error:
-            before = read_change(folder)
             if changed.train != as_changed(trial, folder).train:
                 raise  # another worker was first to say so
-            if (before is not None and before.retried) or changed.train.batch_size // 2 < workers.world:
+            if not halve_batch(changed, folder, str(error), least=workers.world):
                 write_outcome(folder, Outcome("failed", str(error)))
                 raise
-            write_change(folder, _halved(changed, before, str(error)))
             if workers.world > 1:
                 raise  # Train starts all workers anew
         except TrainingDiverged as error:
@@ -177,13 +173,6 @@ def measured(engine: Engine, val: FrameArrays, measure: Measure) -> dict[str, fl
 def cost_of_a_million(ms: float, price_per_hour: float) -> float:
     """What it costs to read a million items one after another, in the price's currency."""
     return ms * 1e6 / 3.6e6 * price_per_hour
-
-
-def _halved(trial: Trial, before: Change | None, why: str) -> Change:
-    batch, accumulate = trial.train.batch_size // 2, trial.train.accumulate * 2
-    retried = f"batch_size {trial.train.batch_size} became {batch}, accumulated {accumulate} times: {why}"
-    change = before or Change({})
-    return replace(change, train={**change.train, "batch_size": batch, "accumulate": accumulate}, retried=retried)
 
 
 def earlier_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -110,6 +110,21 @@ def as_changed(trial: Trial, folder: Path) -> Trial:
     return trial.model_copy(update={"train": train, "sampled": {**trial.sampled, **change.sampled}})
 
 
+def halve_batch(trial: Trial, folder: Path, why: str, *, least: int = 1) -> bool:
+    """Let a trial go on with half the batch and twice the accumulation, once; least: items that a batch must have.
+
+    False if it has done so before or the batch is too small. trial: as it goes on until now.
+    """
+    before = read_change(folder) or Change({})
+    batch, accumulate = trial.train.batch_size // 2, trial.train.accumulate * 2
+    if before.retried or batch < least:
+        return False
+    retried = f"batch_size {trial.train.batch_size} became {batch}, accumulated {accumulate} times: {why}"
+    train = {**before.train, "batch_size": batch, "accumulate": accumulate}
+    write_change(folder, replace(before, train=train, retried=retried))
+    return True
+
+
 def write_outcome(folder: Path, outcome: Outcome) -> None:
     """Record how a trial ended, once: the first word stands."""
     path = folder / "outcome.json"

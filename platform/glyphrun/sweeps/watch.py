@@ -10,7 +10,11 @@ from ray import tune
 
 from glyphrun.sweeps.plan import Trial
 from glyphrun.sweeps.policies import Budget
-from glyphrun.sweeps.trials import Outcome, as_changed, read_outcome, trial_folder, write_outcome
+from glyphrun.sweeps.trials import Outcome, as_changed, halve_batch, read_outcome, trial_folder, write_outcome
+
+RETRIES = 1  # of a trial that makes no progress
+# What Ray says of a process that its memory monitor has killed.
+_TOO_MUCH_MEMORY = "memory usage threshold"
 
 
 class Listener(Protocol):
@@ -81,7 +85,9 @@ class Watch(tune.Callback):
         ours = self._trial(trial)
         if "step" not in result:  # Tune tells the end of a trial that reported nothing
             return
-        self.spending.steps[ours.id] = result["step"]
+        if result["step"] > self.spending.steps.get(ours.id, 0):
+            self.spending.steps[ours.id] = result["step"]
+            trial.max_failures = trial.num_failures + RETRIES  # what came before the last progress counts no more
         for listener in self.listeners:
             listener.reported(ours, result)
 
@@ -97,6 +103,13 @@ class Watch(tune.Callback):
         assert outcome is not None
         for listener in self.listeners:
             listener.ended(ours, outcome)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Its process was lost; where a node had run out of memory, it goes on with half the batch."""
+        ours = self._trial(trial)
+        failures = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
+        if _TOO_MUCH_MEMORY in failures.rpartition("Failure # ")[2]:
+            halve_batch(ours, trial_folder(self.run_dir, ours), "its node ran out of memory and Ray ended its process")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         ours = self._trial(trial)
