@@ -56,6 +56,9 @@ class Memory:
     def reported(self, *_: Any) -> None:
         """Nothing."""
 
+    def waits(self, *_: Any) -> None:
+        """Nothing."""
+
     def ended(self, *_: Any) -> None:
         """One more."""
         pages = int(Path("/proc/self/statm").read_text().split()[1])

@@ -70,6 +70,7 @@ def sample_results(seed: int = 7) -> dict[str, Any]:
                 "max_steps": 900,
                 "seconds": step * 0.11,
                 "retried": "batch_size 32 became 16, accumulated 2 times: memory ran out" if index == 3 else None,
+                "parents": [{"step": 200, "trial": "trial-01"}] if index == 2 else [],
                 "configuration": index,
                 "parameters": 4000 * width,
                 "gflops": 0.0123 * width,

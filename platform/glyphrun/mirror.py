@@ -93,7 +93,7 @@ class Mirror:
         self.begun = True
         self.news.set()
 
-    reported = ended = started
+    reported = waits = ended = started
 
     @contextmanager
     def copying(self, tell: Tell, resume: bool) -> Iterator[None]:

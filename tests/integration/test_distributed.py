@@ -66,6 +66,8 @@ class Reports:
     def reported(self, trial: Trial, told: Mapping[str, Any]) -> None:
         self.on_report(trial.id, told)
 
+    def waits(self, trial: Trial) -> None: ...
+
     def ended(self, trial: Trial, outcome: Outcome) -> None: ...
 
 

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from glyphrun.bundle import load_engine, read_manifest
 from glyphrun.cli import app
+from glyphrun.cli.ensembles import members_of
 from glyphrun.data.batches import load_split
 from glyphrun.data.sample import iterate_samples
 from glyphrun.data.shards import write_samples
@@ -241,32 +242,36 @@ def test_trials_are_added_to_a_finished_sweep_whose_searcher_is_told_of_what_is_
     assert sorted(events) == [trial["id"] for trial in after["trials"]]
 
 
-class KillOnce:
-    """Listens to a sweep and ends the process of a trial when it has reported twice."""
+class KillTwice:
+    """Listens to a sweep and ends the process of a trial at its second report, and the next one's at the fifth."""
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
-        self.known: list[dict] = []
+        self.known: list[list[dict]] = []
 
     def started(self, trial: Trial) -> None: ...
 
     def reported(self, trial: Trial, told: Mapping[str, Any]) -> None:
-        if told["step"] == 10 and not self.known:
-            self.known = read_reports(trial_folder(self.run_dir, trial))
+        if told["step"] == (10, 25, None)[len(self.known)]:
+            self.known.append(read_reports(trial_folder(self.run_dir, trial)))
             os.kill(told["pid"], signal.SIGKILL)
+
+    def waits(self, trial: Trial) -> None: ...
 
     def ended(self, trial: Trial, outcome: Outcome) -> None: ...
 
 
-def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint(local_ray, small_dataset, tmp_path):
+def test_a_trial_whose_processes_are_killed_goes_on_from_its_checkpoint(local_ray, small_dataset, tmp_path):
     """Seconds of training are part of a report, so that one of steps that were done again would differ."""
-    killer = KillOnce(tmp_path)
+    killer = KillTwice(tmp_path)
     experiment = declare(trials=1, candidates=[SEARCHED], train={**SHORT, "steps": 40}, scheduler={"kind": "none"})
     (record,) = run_sweep(experiment, small_dataset, tmp_path, [killer])
-    assert 2 <= len(killer.known) < 8
+    first, second = killer.known
+    assert 2 <= len(first) < 5 <= len(second) <= 8
     assert record.outcome.status == "finished"
     assert [report["step"] for report in record.reports] == list(range(5, 41, 5))
-    assert record.reports[: len(killer.known)] == killer.known
+    assert record.reports[: len(first)] == first
+    assert record.reports[: len(second)] == second
 
 
 @pytest.mark.parametrize(
@@ -376,6 +381,7 @@ def test_a_run_in_a_bucket_goes_on_on_an_empty_machine_and_is_promoted_from_a_th
     assert promoted.exit_code == 0, promoted.output
     assert Registry(registry).promotion("shirts", 1).run == place.partition("?")[0]
     assert not list((tmp_path / "third").rglob("weights.safetensors"))[1:]  # the bundle's alone
+    assert len(members_of([place], registry)) == len(members_of([f"mine={place}"], registry)) == 1
     assert not heard
 
 

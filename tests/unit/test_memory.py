@@ -168,7 +168,7 @@ def test_a_recognizer_whose_moments_alone_are_too_large_is_told_so(tmp_path):
 
 
 def test_an_engine_that_has_too_little_memory_reads_the_largest_number_of_items_that_fits(tmp_path):
-    fits, read, said = run(read_limited, tmp_path, megabytes=40)
+    fits, read, said = run(read_limited, tmp_path, megabytes=30)
     assert 1 <= fits == read <= 32
     assert f"items at once do not fit in memory, and {fits} do: give at most {fits} at a time" in said
 

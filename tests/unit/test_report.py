@@ -30,6 +30,11 @@ def test_every_trial_is_in_the_leaderboard_with_its_score_and_interval(
     assert "95.3 %" in page.text and "93.5 to 96.9" in page.text
 
 
+def test_a_trial_that_went_on_from_another_says_from_which_and_when(tmp_path: Path) -> None:
+    page, _ = rendered(sample_results(), tmp_path)
+    assert page.text.count("from trial-01 at step 200") == 1
+
+
 def test_a_failed_trial_shows_its_reason(tmp_path: Path) -> None:
     page, _ = rendered(sample_results(), tmp_path)
     assert "the loss was not finite at step 61 (nan); lower the learning rate" in page.text

@@ -105,8 +105,12 @@ def test_the_table_shows_the_best_so_far_what_runs_and_how_long_it_may_take():
         assert table.best() == second.id
         table.ended(second, Outcome("failed", "the loss is nan"))
         console.print(stages.progress.below)
-    shown = console.export_text()
+        shown = console.export_text()
+        table.waits(first)
+        console.print(stages.progress.below)
+        waiting = console.export_text()
     rows = [line for line in shown.splitlines() if "query-digits" in line and "/30" in line]
     assert any(second.id in row and "10/30" in row and "best so far" in row for row in rows)
     assert any(first.id in row and "20/30" in row and "runs" in row for row in rows)
+    assert second.id in waiting and first.id not in waiting
     assert stages.progress.below is None

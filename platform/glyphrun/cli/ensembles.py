@@ -20,7 +20,7 @@ def ensemble(
     models: Annotated[
         list[str],
         typer.Argument(
-            help="Bundles, names in the registry, NAME@VERSION, or runs: a run's winner and its snapshots. "
+            help="Bundles, names in the registry, NAME@VERSION, or runs, also at URIs: a run's winner and its snapshots. "
             "MEMBER=MODEL gives one a name of its own.",
             show_default=False,
         ),
@@ -79,11 +79,15 @@ def members_of(models: Sequence[str], registry: str) -> dict[str, Path]:
 
 
 def _readers(model: str, registry: str) -> dict[str, Path]:
+    from glyphrun.mirror import CHECKPOINT, fetch_run
     from glyphrun.registry import Registry
     from glyphrun.sweeps.readers import readers_of
 
-    # A folder's own name may have an equals sign in it.
-    name, source = ("", model) if "=" not in model or Path(model).exists() else model.split("=", 1)
+    before, equals, after = model.partition("=")
+    # A folder's own name may have an equals sign in it, and so may the options of a URI.
+    name, source = ("", model) if not equals or "://" in before or Path(model).exists() else (before, after)
+    if "://" in source:
+        source = str(fetch_run(source, without=(CHECKPOINT,)))
     known = Registry(registry)
     if not Path(source).is_dir() or source.partition("@")[0] in known.names():
         return {name or source.replace("@", "-"): known.resolve(source)}

@@ -214,12 +214,16 @@ def _trial_row(trial: Mapping[str, Any], rank: int, won: Collection[str]) -> Tri
         recognizer=str(trial.get("recognizer", "")),
         family=str(trial.get("family") or "other"),
         status=str(trial.get("status", ABSENT)),
-        reason=str(trial.get("reason") or ""),
+        reason=" · ".join([*filter(None, [trial.get("reason")]), *map(_parent, trial.get("parents") or [])]),
         won=str(trial["id"]) in won,
         on_front=bool(trial.get("on_front")),
         settings=tuple((name, setting(value)) for name, value in (trial.get("changes") or {}).items()),
         cells=cells,
     )
+
+
+def _parent(parent: Mapping[str, Any]) -> str:
+    return f"from {parent['trial']} at step {count(parent['step'])}"
 
 
 def _split_row(name: str, scores: Mapping[str, Any], axis_low: float) -> SplitRow:

@@ -169,6 +169,7 @@ def _leaderboard_row(record: TrialRecord, trained: Trained, experiment: Experime
         "status": record.outcome.status,
         "reason": record.outcome.reason,
         "retried": record.outcome.retried,
+        "parents": record.parents,
         "seed": trial.train.seed,
         "configuration": trial.configuration,
         "step": last["step"] if last else 0,

@@ -19,6 +19,7 @@ from glyphrun.models.zoo import parse_settings
 from glyphrun.recipe import processor_for
 from glyphrun.sweeps.errors import ExperimentError
 from glyphrun.sweeps.experiment import Experiment
+from glyphrun.sweeps.low_memory import SAID, WHY
 from glyphrun.sweeps.mailbox import Mailbox
 from glyphrun.sweeps.plan import Trial
 from glyphrun.sweeps.training import Measure, earlier_metrics, load_splits, train_trial
@@ -172,6 +173,9 @@ def _reason(error: Exception, workers: int) -> str:
     failures = getattr(error, "worker_failures", None)
     if not failures:
         return shorten(str(error).strip().splitlines()[-1], 400, placeholder="…")
-    said = {rank: str(failure).strip().splitlines()[-1] for rank, failure in failures.items()}
+    said = {
+        rank: WHY + f" ({SAID})" if SAID in str(failure) else str(failure).strip().splitlines()[-1]
+        for rank, failure in failures.items()
+    }
     rank = min(said, key=lambda rank: ("gloo" in said[rank] or "nccl" in said[rank].lower(), rank))
     return shorten(f"worker {rank + 1} of {workers} failed: {said[rank]}", 400, placeholder="…")

@@ -51,6 +51,11 @@ class LiveTable:
         self.trials[trial.id] = trial
         self._show()
 
+    def waits(self, trial: Trial) -> None:
+        """It gave its slot to another."""
+        self.running.pop(trial.id, None)
+        self._show()
+
     def ended(self, trial: Trial, outcome: Outcome) -> None:
         """Nothing more comes of it."""
         self.running.pop(trial.id, None)

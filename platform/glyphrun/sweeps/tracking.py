@@ -48,6 +48,9 @@ class TensorBoard:
         self.writers[trial.id].flush()
         self.last[trial.id] = told
 
+    def waits(self, trial: Trial) -> None:
+        """Its curve stands as it is."""
+
     def ended(self, trial: Trial, outcome: Outcome) -> None:
         """The hyperparameters, which TensorBoard shows beside the last values of the curves."""
         if trial.id in self.writers and trial.id in self.last:
@@ -97,6 +100,9 @@ class MLflow:
             for name, value in _curves(told).items():
                 self.client.log_metric(state["run"], name, value, step=told["step"])
             write_json(path, {**state, "step": told["step"]})
+
+    def waits(self, trial: Trial) -> None:
+        """Its run stands as it is."""
 
     def ended(self, trial: Trial, outcome: Outcome) -> None:
         """How it ended."""

@@ -25,10 +25,11 @@ from glyphrun.models.zoo import parse_settings
 from glyphrun.recipe import processor_for
 from glyphrun.sweeps.distributed import DistributedTrial, check_batches
 from glyphrun.sweeps.experiment import Experiment
+from glyphrun.sweeps.low_memory import halve_ended, sign
 from glyphrun.sweeps.nodes import cluster_nodes, serve_runs
 from glyphrun.sweeps.plan import Trial, plan_trials, trial_count
 from glyphrun.sweeps.policies import MEASURED, Optuna, Tpe
-from glyphrun.sweeps.preflight import require
+from glyphrun.sweeps.preflight import Plan, require
 from glyphrun.sweeps.schedulers import stopped_by, tune_scheduler
 from glyphrun.sweeps.training import Measure, earlier_metrics, load_splits, train_trial
 from glyphrun.sweeps.trials import (
@@ -60,25 +61,55 @@ def run_sweep(
     Needs a Ray that is running. extended: how many trials were added each time; clock: seconds spent over all attempts.
     """
     run_dir, started = run_dir.absolute(), monotonic()
-    learns = isinstance(experiment.searcher, Tpe | Optuna)
+    clock = clock or (lambda: monotonic() - started)
     begun = _begun(experiment, run_dir, extended)
-    total = trial_count(experiment, extended)
-    plan = require(experiment, cluster_nodes(), held=serve_runs(), trials=total)
+    plan = require(experiment, cluster_nodes(), held=serve_runs(), trials=trial_count(experiment, extended))
     check_batches(experiment, begun)
-    gpus, slots = plan.gpus, plan.max_concurrent_trials
-    records = _records(run_dir, begun)
-    known_steps = {record.trial.id: record.reports[-1]["step"] for record in records if record.reports}
-    spending = Spending(experiment.budget, clock or (lambda: monotonic() - started), known_steps)
-    budget = experiment.budget
     given: dict[str, Any] = {
         "run_dir": run_dir,
         "dataset": dataset.absolute(),
         "charset": read_card(dataset).charset,
         "splits": _shared_splits(dataset, begun),
         "measure": Measure(
-            tuple(name for name in experiment.objectives if name in MEASURED), budget.frames, budget.price_per_hour
+            tuple(name for name in experiment.objectives if name in MEASURED),
+            experiment.budget.frames,
+            experiment.budget.price_per_hour,
         ),
     }
+    while True:
+        spending = Spending(experiment.budget, clock, _known_steps(run_dir, begun))
+        watch = Watch(run_dir, stopped_by(experiment), spending, listeners)
+        try:
+            grid = _tuner(experiment, run_dir, begun, extended, plan, given, watch).fit()
+        except RuntimeError as error:
+            if not halve_ended(error, run_dir):
+                raise
+            begun = _begun(experiment, run_dir, extended)
+        else:
+            break
+    lost = {}
+    for result in (grid[number] for number in range(len(grid))):
+        if result.error is not None and result.config is not None:
+            lost[result.config["trial"]["id"]] = str(result.error).strip().splitlines()[-1]
+    learns = isinstance(experiment.searcher, Tpe | Optuna)
+    return [
+        replace(record, outcome=_of_this_attempt(record, lost, spending.reason()))
+        for record in _records(run_dir, read_trials(run_dir) if learns else begun)
+    ]
+
+
+def _tuner(
+    experiment: Experiment,
+    run_dir: Path,
+    begun: Sequence[Trial],
+    extended: Sequence[int],
+    plan: Plan,
+    given: Mapping[str, Any],
+    watch: Watch,
+) -> tune.Tuner:
+    """Tune with all that goes into an attempt; begun: the trials that are known; given: what each trial is told."""
+    gpus, slots, total = plan.gpus, plan.max_concurrent_trials, trial_count(experiment, extended)
+    learns = isinstance(experiment.searcher, Tpe | Optuna)
     if experiment.workers_per_trial == 1:
         trainable = tune.with_resources(
             partial(_train_trial, **given),
@@ -96,11 +127,11 @@ def run_sweep(
             "search_alg": Supply(experiment, run_dir, begun, total, slots),
             "num_samples": total,
         }
-    tuner = tune.Tuner(
+    return tune.Tuner(
         trainable,
         param_space={} if learns else {"trial": tune.grid_search([trial.model_dump(mode="json") for trial in begun])},
         tune_config=tune.TuneConfig(
-            scheduler=tune_scheduler(experiment, run_dir, records, extended),
+            scheduler=tune_scheduler(experiment, run_dir, _records(run_dir, begun), extended),
             # A process takes seconds to start; DistributedTrial starts its own anew.
             reuse_actors=experiment.workers_per_trial == 1,
             # Train's workers stand outside of what Tune reserves; without a limit trials would wait for each other.
@@ -110,22 +141,13 @@ def run_sweep(
         run_config=tune.RunConfig(
             name=f"attempt-{sum(1 for _ in (run_dir / 'tune').glob('attempt-*')) + 1}",
             storage_path=str(run_dir / "tune"),
-            callbacks=[Watch(run_dir, stopped_by(experiment), spending, listeners)],
-            stop=BudgetStopper(spending),
+            callbacks=[watch],
+            stop=BudgetStopper(watch.spending),
             failure_config=tune.FailureConfig(max_failures=RETRIES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a trial's folder holds its own
             verbose=0,
         ),
     )
-    grid = tuner.fit()
-    lost = {}
-    for result in (grid[number] for number in range(len(grid))):
-        if result.error is not None and result.config is not None:
-            lost[result.config["trial"]["id"]] = str(result.error).strip().splitlines()[-1]
-    return [
-        replace(record, outcome=_of_this_attempt(record, lost, spending.reason()))
-        for record in _records(run_dir, read_trials(run_dir) if learns else begun)
-    ]
 
 
 def _begun(experiment: Experiment, run_dir: Path, extended: Sequence[int]) -> list[Trial]:
@@ -134,6 +156,11 @@ def _begun(experiment: Experiment, run_dir: Path, extended: Sequence[int]) -> li
     for trial in planned:
         begin(run_dir, trial)
     return planned + [trial for trial in read_trials(run_dir) if trial.number >= len(planned)]
+
+
+def _known_steps(run_dir: Path, trials: Sequence[Trial]) -> dict[str, int]:
+    """How far each trial has come."""
+    return {one.trial.id: one.reports[-1]["step"] for one in _records(run_dir, trials) if one.reports}
 
 
 def _records(run_dir: Path, trials: Sequence[Trial]) -> list[TrialRecord]:
@@ -171,6 +198,7 @@ def _train_trial(
         if outcome.status == "failed":
             raise RuntimeError(outcome.reason)
         return
+    sign(folder)
     # The next trial of this process waits for this one's thread, and would be given up after two seconds of it.
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
     if torch.cuda.is_initialized():  # what an earlier trial has left would be missing from this one's card

@@ -55,6 +55,12 @@ class TrialRecord:
         return read_measured(self.folder)
 
     @property
+    def parents(self) -> list[dict[str, Any]]:
+        """By population based training, at which steps it went on from which trial's checkpoint."""
+        change = read_change(self.folder)
+        return change.parents if change else []
+
+    @property
     def checkpoint(self) -> Path:
         """Where its weights are."""
         return checkpoint_folder(self.folder)

@@ -8,13 +8,12 @@ from typing import Any, Protocol
 
 from ray import tune
 
+from glyphrun.sweeps.low_memory import SAID, WHY
 from glyphrun.sweeps.plan import Trial
 from glyphrun.sweeps.policies import Budget
 from glyphrun.sweeps.trials import Outcome, as_changed, halve_batch, read_outcome, trial_folder, write_outcome
 
 RETRIES = 1  # of a trial that makes no progress
-# What Ray says of a process that its memory monitor has killed.
-_TOO_MUCH_MEMORY = "memory usage threshold"
 
 
 class Listener(Protocol):
@@ -25,6 +24,9 @@ class Listener(Protocol):
 
     def reported(self, trial: Trial, told: Mapping[str, Any]) -> None:
         """A report: step, seconds, train_loss, exact, cer, and objectives that are measured."""
+
+    def waits(self, trial: Trial) -> None:
+        """No process works on it until others have come as far."""
 
     def ended(self, trial: Trial, outcome: Outcome) -> None:
         """Nothing more comes of it in this attempt."""
@@ -72,10 +74,20 @@ class Watch(tune.Callback):
 
     def __init__(self, run_dir: Path, scheduler: str, spending: Spending, listeners: Sequence[Listener]) -> None:
         self.run_dir, self.scheduler, self.spending, self.listeners = run_dir, scheduler, spending, listeners
+        self.paused: set[str] = set()  # Tune's names
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its configuration for a restore that is never asked of it; listeners belong to this process.
         return {}
+
+    def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        """Tune tells nobody else that a trial is paused."""
+        paused = [trial for trial in trials if trial.status == "PAUSED"]
+        for trial in paused:
+            if trial.trial_id not in self.paused:
+                for listener in self.listeners:
+                    listener.waits(self._trial(trial))
+        self.paused = {trial.trial_id for trial in paused}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         for listener in self.listeners:
@@ -105,11 +117,11 @@ class Watch(tune.Callback):
             listener.ended(ours, outcome)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Its process was lost; where a node had run out of memory, it goes on with half the batch."""
+        """It goes on; with half the batch if the node of one of its workers had run out of memory."""
         ours = self._trial(trial)
         failures = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
-        if _TOO_MUCH_MEMORY in failures.rpartition("Failure # ")[2]:
-            halve_batch(ours, trial_folder(self.run_dir, ours), "its node ran out of memory and Ray ended its process")
+        if SAID in failures.rpartition("Failure # ")[2]:
+            halve_batch(ours, trial_folder(self.run_dir, ours), WHY)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         ours = self._trial(trial)
