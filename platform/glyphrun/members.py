@@ -88,6 +88,7 @@ def vote_of_members(
             length_priors=decode.length_priors,
             segment=graphemes,
             silence_counts=True,
+            least=decode.vote_least,
         )
         own = dict(zip(heard, zip(said, given, strict=True), strict=True))
         lists.append(ranked)

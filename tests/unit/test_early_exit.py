@@ -53,7 +53,9 @@ def tracklets(count: int, seed: int) -> Iterator[list[list[Hypothesis]]]:
 def test_what_is_decided_reads_as_all_windows_do(method):
     sooner = 0
     for number, windows in enumerate(tracklets(1200, seed=5)):
-        rules = VoteRules(method, (0.0, 0.2)[number % 2], length_priors=(None, PRIORS, {1: 0.5, 2: 1.5})[number % 3])
+        priors = (None, PRIORS, {1: 0.5, 2: 1.5})[number % 3]
+        least = 0.0 if method == "rover" else (0.0, 0.0, 0.0, 1.0)[number % 4]
+        rules = VoteRules(method, (0.0, 0.2)[number % 2], length_priors=priors, least=least)
         count = next(count for count in range(1, 13) if is_decided(windows[:count], rules, len(windows) - count))
         assert vote(windows[:count], rules)[0][0].text == vote(windows, rules)[0][0].text
         sooner += count < len(windows)
@@ -248,3 +250,10 @@ def test_the_company_in_a_batch_does_not_change_what_is_read():
 def test_early_exit_needs_something_to_exit_from():
     with pytest.raises(ValueError, match="set windows and window_frames"):
         engine_of("parseq", "attention", early_exit="decided")
+
+
+def test_what_votes_must_add_up_to_needs_votes():
+    with pytest.raises(ValueError, match="no votes add up to vote_least: set windows and window_frames"):
+        engine_of("parseq", "attention", vote_least=1.0)
+    unread = engine_of("parseq", "none", vote_least=50.0, vote_floor=0.0).read(pictures(seed=3))
+    assert {prediction.text for prediction in unread} == {""}

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from glyphrun.decoding.settings import DecodeSettings
-from glyphrun.decoding.vote import Ballot, Hypothesis, ballots, combine
+from glyphrun.decoding.vote import Ballot, Hypothesis, VoteRules, ballots, combine, vote
 from glyphrun.graphemes import graphemes
 
 METHODS = ("sum", "majority", "confidence", "longest", "rover", "mbr")
@@ -241,6 +241,37 @@ def test_a_single_voter_has_nobody_to_outvote(method):
     ranked, weights = combine([only], method, floor=0.2)
     assert ranked == only
     assert ballots([only], weights) == [Ballot(0, "7", pytest.approx(0.15), 0.0)]
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "rover"])
+def test_frames_that_together_say_too_little_leave_a_tracklet_unread(method):
+    frames = [frame(("23", 0.6)), frame(("23", 0.3)), frame(("8", 0.25))]
+    plain, weights = combine(frames, method)
+    enough = 2.0 if method == "majority" else 0.9
+    assert combine(frames, method, least=enough - 1e-9) == (plain, weights)
+    ranked, given = combine(frames, method, least=1.5 * enough)
+    assert texts(ranked) == ["", *texts(plain)] and given == weights
+    assert shares(ranked) == pytest.approx({"": 1 / 3, **{text: share / 1.5 for text, share in shares(plain).items()}})
+
+
+def test_the_public_recipe_reads_a_number_from_a_sum_of_one_on():
+    # Products of characters, under 0.2 dropped, summed a number, a prior for its length, -1 up to a sum of 1.
+    recipe = VoteRules("sum", 0.2, length_priors=PRIORS, least=1.0)
+    two, one = frame(("23", 0.9)), frame(("2", 0.9))
+    assert texts(vote([two, two, one, one], recipe)[0])[0] == "23"  # 1.8 × .61
+    assert texts(vote([two, one, one], recipe)[0])[0] == ""  # .9 × .61 and 1.8 × .39
+    assert texts(vote([two], recipe)[0]) == ["", "23"]
+
+
+def test_nothing_readable_is_not_doubted_for_weighing_little():
+    assert combine([frame(("", 0.4), ("7", 0.3))], least=2.0)[0][0] == frame(("", 0.4))[0]
+    members = [frame(("", 0.5)), frame(("", 0.3)), frame(("7", 0.6))]
+    assert combine(members, silence_counts=True, least=9.0) == combine(members, silence_counts=True)
+
+
+def test_an_aligned_vote_has_no_sum_to_hold_against_a_least():
+    with pytest.raises(ValidationError, match="take another vote, or abstain_below"):
+        DecodeSettings(vote="rover", vote_least=1.0)
 
 
 @pytest.mark.parametrize("priors", [{}, {1: 0.0}, {1: -0.1, 2: 1.0}, {-1: 0.5}, {1: float("inf")}, {1: float("nan")}])

@@ -117,6 +117,8 @@ def is_decided(read: Sequence[NBest], rules: VoteRules, left: int) -> bool:
     if rules.method == "longest" or not support:
         return False
     first = max(support, key=lambda text: support[text])
+    if support[first] < rules.least:
+        return False
     rivals = {text: weight for text, weight in support.items() if text != first}
     if rules.method == "mbr":
         return support[first] > fsum(rivals.values()) + most * rules.largest_prior

@@ -74,7 +74,9 @@ class DecodeSettings(BaseModel):
     non-autoregressive search, cloze_rescore ranks the hypotheses of a beam by one (PARSeq). A recognizer that reads frames together reads a tracklet whole, or as so many ``windows`` of
     ``window_frames`` frames that vote; early_exit stops reading them when the rest can no longer change the answer
     («decided») or once the posterior of what was read so far reaches a number. vote_floor is the probability under which the reading of a
-    frame or window is ignored; length_priors weigh readings by their number of characters. abstain_below is the
+    frame or window is ignored; length_priors weigh readings by their number of characters. vote_least is what the readings
+    of an answer must weigh together, in probabilities or in a majority in votes; with less the answer is «nothing
+    readable», the -1 of SoccerNet. abstain_below is the
     confidence, calibrated, under which an answer is marked abstained; it keeps its text.
     """
 
@@ -98,6 +100,7 @@ class DecodeSettings(BaseModel):
     vote: VoteMethod = "sum"
     vote_floor: float = Field(0.2, ge=0, le=1)
     length_priors: dict[int, float] | None = None
+    vote_least: float = Field(0.0, ge=0, lt=inf)
     correction: CorrectionSettings | None = None
     calibration: Calibration = Calibration()
     abstain_below: float = Field(0.0, ge=0, le=1)
@@ -133,6 +136,11 @@ class DecodeSettings(BaseModel):
         if self.windows > 1 and self.window_frames is None:
             raise ValueError(
                 f"windows {self.windows} need window_frames: without it each window would be the whole tracklet"
+            )
+        if self.vote_least and self.vote == "rover":
+            raise ValueError(
+                f"vote_least {self.vote_least:g} is held against what the readings of an answer weigh, and rover may answer "
+                "what nobody read: take another vote, or abstain_below"
             )
         return self
 

@@ -59,7 +59,8 @@ class MemberBallot:
 class VoteRules:
     """Who votes how: everything that a vote depends on besides the readings.
 
-    floor: the probability under which a reading is ignored. weights: one a voter, 1 each by default. length_priors: how
+    floor: the probability under which a reading is ignored. least: what the readings of an answer must weigh together;
+    with less nothing is readable. weights: one a voter, 1 each by default. length_priors: how
     probable texts of so many characters are; a length that is not listed cannot be. segment: a text's characters, which
     no vote takes apart. silence_counts: «nothing readable» is a reading like any other; if not, it wins only where nobody
     reads, as frames of an item that shows its number once must not outvote the one that shows it.
@@ -71,6 +72,7 @@ class VoteRules:
     length_priors: LengthPriors | None = None
     segment: Segment = tuple
     silence_counts: bool = False
+    least: float = 0.0
 
     def weight(self, voter: int) -> float:
         return 1.0 if self.weights is None else self.weights[voter]
@@ -102,9 +104,10 @@ def combine(
     length_priors: LengthPriors | None = None,
     segment: Segment = tuple,
     silence_counts: bool = False,
+    least: float = 0.0,
 ) -> tuple[list[Hypothesis], list[float]]:
     """``vote`` by rules that are given one by one."""
-    return vote(voters, VoteRules(method, floor, weights, length_priors, segment, silence_counts))
+    return vote(voters, VoteRules(method, floor, weights, length_priors, segment, silence_counts, least))
 
 
 def vote(voters: Sequence[Sequence[Hypothesis]], rules: VoteRules) -> tuple[list[Hypothesis], list[float]]:
@@ -117,11 +120,15 @@ def vote(voters: Sequence[Sequence[Hypothesis]], rules: VoteRules) -> tuple[list
     The probability of an answer is its share of what all readings weigh, so it does not fall along the list where length
     or risk ranks; that of rover is the product of its characters' shares. A single voter has nobody to outvote: its
     readings keep their own probabilities. Readings keep the token log-probabilities of their surest voter.
+
+    Where the answer weighs less than ``least``, «nothing readable» stands before it, as probable as the share that it
+    lacks, and the probabilities of all others shrink by as much.
     """
     given = [_weight_of(rules, number, voter[0]) for number, voter in enumerate(voters)]
     if len(voters) == 1:
         ranked = voters[0] if rules.length_priors is None else sorted(voters[0], key=lambda one: _by_prior(one, rules))
-        return list(ranked), given
+        best = ranked[0]
+        return _or_silence(list(ranked), exp(best.log_prob) * rules.prior(best.text) * rules.weight(0), rules), given
     support = support_of(voters, rules)
     if not support:
         silent = fsum(exp(best.log_prob) for best, *_ in voters if not best.text)
@@ -132,7 +139,8 @@ def vote(voters: Sequence[Sequence[Hypothesis]], rules: VoteRules) -> tuple[list
         return _aligned(voices_of(voters, rules), surest), given
     order = _order(support, voters, rules)
     total = fsum(support.values())
-    return [replace(surest[text], log_prob=_log(support[text] / total)) for text in order], given
+    ranked = [replace(surest[text], log_prob=_log(support[text] / total)) for text in order]
+    return _or_silence(ranked, support[order[0]], rules), given
 
 
 def ballots(voters: Sequence[Sequence[Hypothesis]], weights: Sequence[float]) -> list[Ballot]:
@@ -175,6 +183,16 @@ def voices_of(voters: Sequence[Sequence[Hypothesis]], rules: VoteRules) -> list[
         for characters, voters_of in said.items()
     ]
     return sorted(voices, key=lambda voice: (-voice.silence, voice.characters))
+
+
+def _or_silence(ranked: list[Hypothesis], weight: float, rules: VoteRules) -> list[Hypothesis]:
+    """Some readings, behind «nothing readable» where what the first of them weighs is too little."""
+    if weight >= rules.least or not ranked[0].text:
+        return ranked
+    heard = weight / rules.least
+    lacking, kept = _log(1 - heard), _log(heard)
+    others = [replace(one, log_prob=one.log_prob + kept) for one in ranked if one.text]
+    return [Hypothesis("", lacking, (lacking,)), *others]
 
 
 def _readings(voters: Sequence[Sequence[Hypothesis]], rules: VoteRules) -> list[tuple[int, bool, Hypothesis]]:

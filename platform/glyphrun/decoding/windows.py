@@ -47,12 +47,17 @@ class WindowBatch:
 
 
 def check_windows(settings: DecodeSettings, recognizer: Recognizer) -> None:
-    """Raises ValueError for windows of frames that are read alone, and for early exit from a tracklet that is read whole."""
+    """Raises ValueError for windows of frames that are read alone, and for what needs votes of a tracklet that is read whole."""
     kind = type(recognizer).__name__
     if settings.window_frames and not recognizer.reads_frames_together:
         raise ValueError(
             f"windows of {settings.window_frames} frames need a recognizer that reads frames together; {kind} reads every "
             "frame alone and all of them vote: choose a fusion, or leave out windows and window_frames"
+        )
+    if settings.vote_least and recognizer.reads_frames_together and not settings.window_frames:
+        raise ValueError(
+            f"{kind} reads a tracklet whole, so that no votes add up to vote_least: set windows and window_frames, or take "
+            "abstain_below"
         )
     if settings.early_exit and recognizer.reads_frames_together and not settings.window_frames:
         raise ValueError(
