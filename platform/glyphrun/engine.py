@@ -85,7 +85,9 @@ class Engine:
     def _take_settings(self) -> None:
         how = self.settings
         check_windows(how, self.recognizer)
-        self._rules = VoteRules(how.vote, how.vote_floor, length_priors=how.length_priors, segment=graphemes)
+        self._rules = VoteRules(
+            how.vote, how.vote_floor, length_priors=how.length_priors, segment=graphemes, least=how.vote_least
+        )
         self._corrector: Corrector | None = None
         self._scorer: Scorer | None = None
         if self.settings.correction is not None:
@@ -145,7 +147,7 @@ class Engine:
 
     @torch.inference_mode()
     def embed(self, items: Sequence[FrameStack]) -> list[Embedding]:
-        """The encoder's features of prepared items, in their order."""
+        """The encoder's features of prepared items, in their order. Raises OutOfMemory, as reading does."""
         together = self.recognizer.reads_frames_together
         found: dict[int, Embedding] = {}
         for batch, encoded in self._encoded(items):
@@ -154,7 +156,10 @@ class Engine:
 
     @torch.inference_mode()
     def encode(self, items: Sequence[FrameStack]) -> list[tuple[list[int], Encoded]]:
-        """The batches in which items are read, encoded: the numbers of each one's items, and what is known of them."""
+        """The batches in which items are read, encoded: the numbers of each one's items, and what is known of them.
+
+        Raises OutOfMemory, as reading does.
+        """
         return list(self._encoded(items))
 
     @torch.inference_mode()
@@ -182,9 +187,16 @@ class Engine:
 
     def _encoded(self, items: Sequence[FrameStack]) -> Iterator[tuple[list[int], Encoded]]:
         for batch in self._batches(items):
-            frames, mask, sizes = self._padded([items[number] for number in batch])
-            memory = self._encode(frames, mask.to(self.device), sizes)
-            yield batch, Encoded(memory, mask.sum(1).tolist(), legibility(frames[mask], sizes[mask]).tolist())
+            chosen = [items[number] for number in batch]
+            encoded = or_out_of_memory(
+                partial(self._encoded_together, chosen), partial(items_that_fit, self._encoded_together, chosen)
+            )
+            yield batch, encoded
+
+    def _encoded_together(self, items: Sequence[FrameStack]) -> Encoded:
+        frames, mask, sizes = self._padded(items)
+        memory = self._encode(frames, mask.to(self.device), sizes)
+        return Encoded(memory, mask.sum(1).tolist(), legibility(frames[mask], sizes[mask]).tolist())
 
     def _padded(self, items: Sequence[FrameStack]) -> tuple[Tensor, Tensor, Tensor]:
         frames, mask, sizes = pad_stacks(items, self.processor.padding)

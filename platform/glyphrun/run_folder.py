@@ -64,7 +64,7 @@ def target_of(run: Path) -> Target | None:
         return Target(
             name=f"the experiment of {run.name}",
             budget=LatencyBudget(latency_ms=declared["latency_ms"], percentile=50, frames=frames),
-            threads=experiment.get("cpus_per_trial", 1),
+            threads=experiment.get("resources", {}).get("cpus") or 1,
             gpu=default_device().type == "cuda",
         )
     except ValidationError as error:

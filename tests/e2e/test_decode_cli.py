@@ -41,8 +41,11 @@ def test_crossed_settings_are_shown_in_a_table_and_on_a_page(bundles, small_data
 @pytest.mark.slow
 def test_quick_validation_answers_its_two_questions_and_recommends(bundles, small_dataset, tmp_path):
     out = tmp_path / "results.json"
-    shown = said("validate", *bundles, str(small_dataset), "--out", str(out), "--quick", "--budget-ms", "0.0001")
+    shown = said(
+        "validate", *bundles, str(small_dataset), "--out", str(out), "--quick", "--budget-ms", "0.0001", "--graphemes"
+    )
     results = json.loads(out.read_text())
+    assert results["cer_unit"] == "graphemes"
     assert len(results["methods"]) == 11
     for method in results["methods"]:
         assert {"cer", "wer", "exact", "cer_ci", "exact_ci", "ms", "items_per_s"} <= set(method)
@@ -62,5 +65,8 @@ def test_what_cannot_be_is_one_sentence(bundles, small_dataset, tmp_path):
         (["validate", str(tmp_path), str(small_dataset)], "neither a bundle"),
         (["validate", str(small_dataset)], "name at least one bundle or run, and last the folder of a data set"),
         (["validate", bundles[0], bundles[0], str(small_dataset)], "both called one"),
+        (["validate", bundles[0], str(small_dataset), "--out", "results"], "--out results: it must end in .json"),
+        (["validate", bundles[0], str(small_dataset), "--lexicon", "none.tsv"], "--lexicon: there is no none.tsv"),
+        (["validate", bundles[0], str(small_dataset), "--confusions", str(settings)], "give --lexicon too"),
     ):
         assert told in refusal(*arguments)

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoTokenizer, ViTConfig, ViTModel
 
+from glyphrun.models import hub
 from glyphrun.models.hub import HubError, load_pretrained
 
 
@@ -41,9 +42,17 @@ def test_what_has_no_weights_is_loaded_too(saved):
 def test_a_hub_that_cannot_be_reached_says_how_to_give_a_folder(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     for loader in (ViTModel, AutoTokenizer):
-        with pytest.raises(HubError, match="hf download nobody/no-model --local-dir DIR.*source: DIR") as caught:
+        with pytest.raises(HubError, match="hf download nobody/no-model --local-dir DIR.*give DIR as source") as caught:
             load_pretrained(loader, "nobody/no-model")
         assert "\n" not in str(caught.value)
+
+
+def test_a_hub_whose_name_leads_nowhere_is_not_asked_again_and_again(monkeypatch, caplog):
+    monkeypatch.setenv("HF_ENDPOINT", "https://hub.invalid")  # a name that by its standard nobody has
+    monkeypatch.setattr(hub, "getproxies", dict)
+    with pytest.raises(HubError, match="could not be had from the hub .*give DIR as source"):
+        load_pretrained(AutoConfig, "nobody/no-model")
+    assert "Retry" not in caplog.text
 
 
 @pytest.mark.parametrize("source", ["/no/such/folder", "./model", "../model", "~/no-such-model", "one/two/three"])

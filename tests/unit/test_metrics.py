@@ -90,6 +90,13 @@ def test_a_perfect_reader_has_no_doubt_about_itself():
     assert (interval.value, interval.low, interval.high) == (1, 1, 1)
 
 
+def test_a_conjunct_read_wrong_is_one_error_where_clusters_count():
+    # k-ssa-ma read as k-ta-ma: one of five code points, one of two clusters.
+    by_character, by_cluster = (score(["କ୍ଷମା"], ["କ୍ତମା"], 1.0, unit=unit) for unit in ("characters", "graphemes"))
+    assert by_character.cer.value == pytest.approx(1 / 5) and list(by_character.by_length) == ["5"]
+    assert by_cluster.cer.value == pytest.approx(1 / 2) and list(by_cluster.by_length) == ["2"]
+
+
 def test_scores_say_how_each_length_fares_and_what_is_confused():
     truths = ["", "7", "7", "23", "23", "23"]
     readings = ["", "1", "1", "23", "28", "23"]

@@ -69,7 +69,9 @@ def run_folder(folder: Path, bundle: Path, dataset: Path, latency_ms: float) -> 
     shutil.copytree(bundle, folder / "bundle")
     (folder / "dataset.json").write_text(json.dumps({"hash": dataset_hash(dataset), "path": str(dataset)}))
     (folder / "results.json").write_text(json.dumps({"budget": {"latency_ms": latency_ms}}))
-    (folder / "experiment.json").write_text(json.dumps({"experiment": {"budget": {"frames": 4}, "cpus_per_trial": 2}}))
+    (folder / "experiment.json").write_text(
+        json.dumps({"experiment": {"budget": {"frames": 4}, "resources": {"cpus": 2}}})
+    )
     return folder
 
 

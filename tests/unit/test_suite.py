@@ -8,6 +8,7 @@ from typing import get_args
 import pytest
 
 from glyphrun.decoding.settings import VoteMethod
+from glyphrun.sweeps.errors import ExperimentError
 from glyphrun.sweeps.suite import available_corrections, has_tracklets, suite_points
 from tiny_bundles import save_tiny_bundle
 
@@ -22,6 +23,15 @@ def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     save_tiny_bundle(folder / "two", "parseq-nano", {**TINY, "fusion": "mean"}, seed=1)
     save_tiny_bundle(folder / "digits", "query-digits-nano", TINY)
     return {name: folder / name for name in ("one", "two", "digits")}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A folder of what corrections are made of; nobody looks into it here."""
+    for name in ("words.tsv", "confusions.json", "model.arpa"):
+        (tmp_path / name).touch()
+    (tmp_path / "causal").mkdir()
+    return tmp_path
 
 
 def some(readers: dict[str, Path], *names: str) -> dict[str, Path]:
@@ -63,22 +73,23 @@ def test_tracklets_are_left_early_where_something_is_left(readers):
 
 def test_quick_holds_beams_and_votes_alone(readers):
     corrections = {"lexicon": {"lexicon": "words.tsv"}}
-    points, _ = suite_points(some(readers, "one", "two"), corrections, tracklets=True, quick=True)
+    points, without = suite_points(some(readers, "one", "two"), corrections, tracklets=True, quick=True)
+    assert without == ["a quick validation tries beams and votes alone, so nothing is corrected"]
     assert len(points) == 4 + VOTES + 1
     assert {point.decode.search for point in points} == {"greedy", "beam"}
     assert all(point.decode.correction is None and not point.decode.early_exit for point in points)
 
 
-def test_what_ranks_every_answer_has_no_beams_and_no_model_inside_one(readers, tmp_path):
-    corrections = available_corrections(tmp_path / "words.tsv", None, tmp_path / "model.arpa")
+def test_what_ranks_every_answer_has_no_beams_and_no_model_inside_one(readers, files):
+    corrections = available_corrections(files / "words.tsv", None, files / "model.arpa")
     points, _ = suite_points(some(readers, "digits"), corrections)
     assert {point.decode.search for point in points} == {"greedy"}
     told = [point.decode.correction.lm_fusion for point in points if point.decode.correction]
     assert told == ["rerank"] * 3
 
 
-def test_every_correction_is_tried_alone_with_a_beam_and_with_all_members(readers, tmp_path):
-    corrections = available_corrections(tmp_path / "words.tsv", tmp_path / "confusions.json", tmp_path / "model.arpa")
+def test_every_correction_is_tried_alone_with_a_beam_and_with_all_members(readers, files):
+    corrections = available_corrections(files / "words.tsv", files / "confusions.json", files / "model.arpa")
     assert list(corrections) == [
         "lexicon",
         "language model, reranking",
@@ -100,10 +111,16 @@ def test_every_correction_is_tried_alone_with_a_beam_and_with_all_members(reader
     ]
 
 
-def test_files_that_are_not_given_are_no_corrections(tmp_path):
+def test_files_that_are_not_given_are_no_corrections(files):
     assert available_corrections(None, None, None) == {}
-    assert list(available_corrections(None, tmp_path / "confusions.json", None)) == []
-    assert list(available_corrections(None, None, tmp_path / "causal")) == ["language model, reranking"]
+    assert list(available_corrections(None, None, files / "causal")) == ["language model, reranking"]
+
+
+def test_files_that_are_not_there_or_correct_nothing_are_told_before_anything_is_read(files):
+    with pytest.raises(ExperimentError, match=r"--lm: there is no .*french.arpa"):
+        available_corrections(files / "words.tsv", None, files / "french.arpa")
+    with pytest.raises(ExperimentError, match="give --lexicon too"):
+        available_corrections(None, files / "confusions.json", None)
 
 
 def test_items_of_several_frames_are_tracklets(small_dataset):

@@ -52,6 +52,7 @@ def data_import(
 
     Example: [bold]glyphrun data import table crops.zip crops[/]
     """
+    import glyphrun.data.stream  # noqa: F401  (Ray Data sets its log up when it is imported, and is quieted after that)
     from glyphrun.cluster import ray_for_command
     from glyphrun.data.importers import import_dataset
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
 from rich.table import Table
 
-from glyphrun.cli.options import console, plain_errors, progress_bar
+from glyphrun.cli.options import GraphemesOption, console, plain_errors, progress_bar
+
+if TYPE_CHECKING:
+    from glyphrun.evaluation.metrics import Unit
 
 app = typer.Typer()
 
@@ -29,6 +32,7 @@ def decode_sweep(
     out: Annotated[Path, typer.Option(help="Where rows are kept, and found again.")] = Path("runs/decode"),
     split: SplitOption = "val",
     memory_mib: Annotated[int, typer.Option(help="Encodings of more lie in files.", min=0)] = 1024,
+    by_graphemes: GraphemesOption = False,
 ) -> None:
     """Read a split under crossed decode settings; every frame is encoded once and nothing is trained again.
 
@@ -44,9 +48,9 @@ def decode_sweep(
         readers = readers_of([fetch_run(source, without=(CHECKPOINT,)) for source in sources[:-1]])
         space = load_space(settings)
         points, left_out = plan_points(space, *own_of(readers))
-        rows = _read(points, readers, dataset, split, out, memory_mib=memory_mib)
+        rows = _read(points, readers, dataset, split, out, memory_mib=memory_mib, unit=_unit(by_graphemes))
         page = out / "decode.html"
-        write_decode_page(rows, page, title=f"{dataset.resolve().name}, {split}")
+        write_decode_page(rows, page, title=_title(dataset, split, by_graphemes))
     _show(rows, page)
     if left_out:
         console.print(f"{left_out} combinations contradict themselves and were left out")
@@ -62,6 +66,7 @@ def validate(
     lexicon: Annotated[Path | None, typer.Option(help="Word list.", show_default=False)] = None,
     confusions: Annotated[Path | None, typer.Option(help="Learnt confusions.", show_default=False)] = None,
     lm: Annotated[Path | None, typer.Option(help="Language model.", show_default=False)] = None,
+    by_graphemes: GraphemesOption = False,
 ) -> None:
     """Every lever of inference on the same items, alone and together, with a recommendation for three needs.
 
@@ -75,23 +80,27 @@ def validate(
     from glyphrun.sweeps.trials import write_json
 
     with plain_errors():
+        if out.suffix != ".json":
+            raise ValueError(f"--out {out}: it must end in .json; its rows go to a folder of the name before that")
         dataset = Path(sources[-1])
         readers = readers_of([fetch_run(source, without=(CHECKPOINT,)) for source in sources[:-1]])
         corrections = available_corrections(lexicon, confusions, lm)
         tracklets = not quick and has_tracklets(dataset, split)
         points, without = suite_points(readers, corrections, tracklets=tracklets, quick=quick)
-        rows = _read(points, readers, dataset, split, out.with_suffix(""), limit=QUICK_ITEMS if quick else None)
+        limit = QUICK_ITEMS if quick else None
+        rows = _read(points, readers, dataset, split, out.with_suffix(""), limit=limit, unit=_unit(by_graphemes))
         advice = recommend(rows, budget_ms)
         report = {
             "schema": 1,
             "split": split,
+            "cer_unit": _unit(by_graphemes),
             "methods": rows,
             "left_out": without,
             "recommendations": [asdict(one) for one in advice],
         }
         write_json(out, report)
         page = out.with_suffix(".html")
-        write_decode_page(rows, page, title=f"{dataset.resolve().name}, {split}", advice=advice)
+        write_decode_page(rows, page, title=_title(dataset, split, by_graphemes), advice=advice)
     _show(rows, page)
     for sentence in without:
         console.print(f"left out: {sentence}", soft_wrap=True)
@@ -114,6 +123,14 @@ def _read(
     with ray_for_command(), progress_bar("settings") as progress:
         told: Callable[[int, int], None] = progress
         return decode_sweep(points, readers, dataset.absolute(), split, out, on_row=told, **options)
+
+
+def _unit(by_graphemes: bool) -> Unit:
+    return "graphemes" if by_graphemes else "characters"
+
+
+def _title(dataset: Path, split: str, by_graphemes: bool) -> str:
+    return f"{dataset.resolve().name}, {split}{', CER of grapheme clusters' if by_graphemes else ''}"
 
 
 def _show(rows: Sequence[Mapping[str, Any]], out: Path) -> None:

@@ -12,6 +12,7 @@ from rich.table import Table
 from glyphrun.cli.options import (
     REGISTRY,
     DatasetArgument,
+    GraphemesOption,
     JsonOption,
     ModelArgument,
     RegistryOption,
@@ -28,6 +29,7 @@ def evaluate(
     model: ModelArgument,
     dataset: DatasetArgument,
     split: Annotated[str, typer.Option(help="Split to score.")] = "val",
+    by_graphemes: GraphemesOption = False,
     as_json: JsonOption = False,
     registry: RegistryOption = REGISTRY,
 ) -> None:
@@ -39,6 +41,7 @@ def evaluate(
     from glyphrun.data.sample import iterate_samples, read_card
     from glyphrun.ensemble_bundle import load_reader
     from glyphrun.evaluation.evaluate import evaluate as evaluate_reader
+    from glyphrun.evaluation.metrics import Unit
     from glyphrun.registry import Registry
 
     with plain_errors():
@@ -46,15 +49,16 @@ def evaluate(
         samples = iterate_samples(dataset, "train") if "train" in read_card(dataset).counts else iter(())
         texts = {sample.text for sample in samples if sample.text is not None}
         arrays = [load_split(dataset, split, processor) for processor in reader.processors]
-        scores = evaluate_reader(reader, arrays, trained_texts=texts).to_json()
+        unit: Unit = "graphemes" if by_graphemes else "characters"
+        scores = evaluate_reader(reader, arrays, trained_texts=texts, unit=unit).to_json()
     if as_json:
-        print(json.dumps({"model": model, "split": split, **scores}, ensure_ascii=False))
+        print(json.dumps({"model": model, "split": split, "cer_unit": unit, **scores}, ensure_ascii=False))
         return
     table = Table("metric", "value", "95 % interval")
     for name in ("exact", "cer", "wer"):
         value, interval = scores[name], scores[f"{name}_ci"]
         shown = ("–", "") if value is None else (f"{value:.4f}", " to ".join(f"{end:.4f}" for end in interval))
-        table.add_row(name, *shown)
+        table.add_row(f"{name} of grapheme clusters" if by_graphemes and name == "cer" else name, *shown)
     for name, group in scores["by_training"].items():
         table.add_row(f"exact, {name} in training", f"{group['exact']:.4f}", f"n = {group['n']}")
     table.add_row("samples/s", f"{scores['samples_per_s']:.1f}", f"{scores['ms_per_sample']:.2f} ms a sample")
@@ -87,7 +91,9 @@ def recognize(
             print(json.dumps({"path": str(path), **asdict(reading)}, ensure_ascii=False))
         else:
             shown = reading.text or "(nothing readable)"
-            console.print(f"{path}\t{shown}\t{reading.confidence:.3f}", soft_wrap=True, markup=False, highlight=False)
+            doubt = "\tabstained" if reading.abstained else ""
+            line = f"{path}\t{shown}\t{reading.confidence:.3f}{doubt}"
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 @app.command()

@@ -25,12 +25,13 @@ from glyphrun.engine import Engine
 from glyphrun.evaluation.cost import count_encoder_gflops, count_gflops, count_parameters
 from glyphrun.evaluation.published import PUBLISHED
 from glyphrun.images import FrameStack, stack_frames
+from glyphrun.memory import OutOfMemory
 from glyphrun.models.quantize import precision_of, quantize_recognizer
 from glyphrun.models.zoo import build, recognizer_settings
 from glyphrun.recipe import codec_for, processor_for
 
 BASELINE = "parseq-small-temporal"
-BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
+BATCHES = (2, 4, 8, 16, 32, 64, 128)
 SECONDS_A_POINT = 1.0
 CostPrecision = Literal["float32", "bfloat16", "float16", "int8"]
 
@@ -104,6 +105,9 @@ def cost_table(
     """
     for name in (settings.baseline, *names):
         recognizer_settings(name)
+    for name in settings.sources:
+        if name not in (settings.baseline, *names):
+            raise ValueError(f"--source {name}=…: {name} is not among what is measured, {', '.join(names)}")
     known = get_args(CostPrecision)
     unknown = [precision for precision in precisions if precision not in known]
     if unknown:
@@ -244,9 +248,12 @@ def measure(name: str, precision: CostPrecision, settings: CostSettings, counts:
 
     one = sequence(settings.frames)
     alone = _seconds(lambda: engine.read_prepared([one]))
-    rates = {}
+    rates = {1: 1 / alone}
     for batch in BATCHES:
-        rates[batch] = batch / _seconds(partial(engine.read_prepared, [one] * batch))
+        try:
+            rates[batch] = batch / _seconds(partial(engine.read_prepared, [one] * batch))
+        except OutOfMemory:
+            break  # larger ones do not fit either
         if rates[batch] < 0.9 * max(rates.values()):
             break
     best = max(rates, key=lambda batch: rates[batch])

@@ -16,6 +16,7 @@ from glyphrun.ensemble import Reader
 from glyphrun.evaluation.metrics import (
     ErrorCounts,
     Interval,
+    Unit,
     character_error_rate,
     count_errors,
     exact_match,
@@ -75,9 +76,10 @@ def evaluate(
     progress: Callable[[int], None] | None = None,
     *,
     trained_texts: Collection[str] = (),
+    unit: Unit = "characters",
 ) -> Scores:
     """Read a decoded split and score the readings against its labels; trained_texts are the labels of training."""
-    return read_and_score(reader, arrays, progress, trained_texts=trained_texts)[1]
+    return read_and_score(reader, arrays, progress, trained_texts=trained_texts, unit=unit)[1]
 
 
 def read_and_score(
@@ -86,6 +88,7 @@ def read_and_score(
     progress: Callable[[int], None] | None = None,
     *,
     trained_texts: Collection[str] = (),
+    unit: Unit = "characters",
 ) -> tuple[list[Prediction], Scores]:
     """A prediction for every item, in the order of the items, and their scores."""
     started = perf_counter()
@@ -93,14 +96,19 @@ def read_and_score(
     seconds = perf_counter() - started
     readings = [prediction.text for prediction in predictions]
     texts = arrays.texts if isinstance(arrays, FrameArrays) else arrays[0].texts
-    return predictions, score(texts, readings, seconds, trained_texts=trained_texts)
+    return predictions, score(texts, readings, seconds, trained_texts=trained_texts, unit=unit)
 
 
 def score(
-    truths: Sequence[str], readings: Sequence[str], seconds: float, *, trained_texts: Collection[str] = ()
+    truths: Sequence[str],
+    readings: Sequence[str],
+    seconds: float,
+    *,
+    trained_texts: Collection[str] = (),
+    unit: Unit = "characters",
 ) -> Scores:
-    """Scores of readings that took some seconds altogether."""
-    errors = count_errors(truths, readings)
+    """Scores of readings that took some seconds altogether; unit: what CER and lengths count."""
+    errors = count_errors(truths, readings, unit=unit)
     wrong = Counter(pair for pair in zip(truths, readings, strict=True) if pair[0] != pair[1])
     known = frozenset(trained_texts)
     seen = np.array([truth in known for truth in truths])

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from safetensors import SafetensorError
 from torch import nn
@@ -36,6 +40,10 @@ def load_pretrained(loader: Any, source: str, *, optional: tuple[str, ...] = (),
             _refuse_pickles(folder)
         # With «main» in its place, transformers asks a public service to convert a repository that has pickles alone.
         options = {"use_safetensors": True, "output_loading_info": True, "revision": None, **options}
+    if not local and not _hub_has_an_address():
+        options["local_files_only"] = (
+            True  # what was fetched before is loaded, and nothing waits for five attempts a file
+        )
     try:
         loaded = loader.from_pretrained(str(folder) if local else source, **options)
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
@@ -57,6 +65,17 @@ def _loads_weights(loader: Any) -> bool:
     return hasattr(loader, "from_config") or (isinstance(loader, type) and issubclass(loader, nn.Module))
 
 
+def _hub_has_an_address() -> bool:
+    """False where the name of the hub leads nowhere; behind a proxy nobody but the proxy knows."""
+    host = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co").hostname
+    if getproxies() or host is None:
+        return True
+    try:
+        return bool(socket.getaddrinfo(host, None))
+    except OSError:
+        return False
+
+
 def _refuse_pickles(folder: Path) -> None:
     if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
         raise HubError(
@@ -73,9 +92,9 @@ def _explained(error: Exception, loader: Any, source: str, local: bool) -> str:
     if "safetensors" in said:
         return (
             f"{source} has no weights as safetensors on the hub, and pickles are not loaded: fetch them with {download} "
-            f"and give source: DIR, which then says how to convert them"
+            f"and give DIR as source, which then says how to convert them"
         )
     return (
         f"{source} is no folder here and could not be had from the hub ({said}): run {download} "
-        f"where there is a connection, then give source: DIR"
+        f"where there is a connection, then give DIR as source (`source: DIR` in an experiment, --source on the command line)"
     )

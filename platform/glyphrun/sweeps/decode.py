@@ -16,6 +16,7 @@ from typing import Any
 import ray
 
 from glyphrun.data.sample import dataset_hash
+from glyphrun.evaluation.metrics import Unit
 from glyphrun.evaluation.significance import paired_bootstrap
 from glyphrun.sweeps.encode import Split, encode_split
 from glyphrun.sweeps.encodings import Encoding
@@ -39,12 +40,13 @@ def decode_sweep(
     memory_mib: int = MEMORY_MIB,
     limit: int | None = None,
     seed: int = 0,
+    unit: Unit = "characters",
     on_row: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Read a split under every point, each reader's frames encoded once, and score each against greedy reading.
 
     Rows that ``out`` holds are not read again, so a sweep that was killed goes on. Encodings of more than memory_mib lie
-    in files below ``out`` while it runs. limit: as many items, drawn by the seed. Needs a Ray that is running. Returns the
+    in files below ``out`` while it runs. limit: as many items, drawn by the seed. unit: what CER counts. Needs a Ray that is running. Returns the
     rows, the lowest CER first; on_row is told how many are done, of how many.
     """
     out = out.absolute()
@@ -52,6 +54,8 @@ def decode_sweep(
     folder.mkdir(parents=True, exist_ok=True)
     weights = digests_of(readers)
     data = f"{dataset_hash(dataset)}/{split}/{limit}/{seed if limit else 0}"
+    if unit != "characters":  # rows of characters keep the keys that they have always had
+        data += f"/{unit}"
     wanted = {point.key(weights, data): point for point in (*points, *map(greedy_of, points))}
     new = {key: point for key, point in wanted.items() if not (folder / f"{key}.json").exists()}
     done = len(wanted) - len(new)
@@ -69,7 +73,7 @@ def decode_sweep(
             asked = Split(dataset, split, limit, seed)
             encodings, truths = encode_split(new.values(), readers, asked, memory_mib, files)
             paths = {name: reader.absolute() for name, reader in readers.items()}
-            reader = partial(PointReader, paths, partial(_fetched, encodings), truths)
+            reader = partial(PointReader, paths, partial(_fetched, encodings), truths, unit)
             read_families(new, reader, folder, out / "tune", told)
         finally:
             shutil.rmtree(files, ignore_errors=True)
@@ -80,7 +84,9 @@ def decode_sweep(
         for (key, point), name in zip(wanted.items(), names, strict=True)
     ]
     compared.sort(key=lambda row: (row["cer"] is None, row["cer"], -row["exact"], row["ms"]))
-    write_json(out / "decode.json", {"schema": 1, "dataset": str(dataset), "split": split, "rows": compared})
+    write_json(
+        out / "decode.json", {"schema": 1, "dataset": str(dataset), "split": split, "cer_unit": unit, "rows": compared}
+    )
     return compared
 
 

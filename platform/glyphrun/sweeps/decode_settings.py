@@ -17,6 +17,7 @@ from glyphrun.overlay import overlay
 from glyphrun.sweeps.errors import ExperimentError
 from glyphrun.sweeps.points import FILES, GREEDY, DecodePoint, MemberVote, distinct
 
+_GROUPS: dict[str, type[BaseModel]] = {"correction": CorrectionSettings, "calibration": Calibration}
 RANKING, EMITTING = "query-digits", "line-ctc"  # kinds that rank every answer, and that read along a line
 
 
@@ -82,7 +83,8 @@ def plan_points(
     """Every different point of a space, and how many combinations were left out because they contradict themselves.
 
     own: each reader's own decode settings; kinds: of each reader's recognizer; inputs: its codec and image processor, which
-    must be equal where members are averaged. Raises ExperimentError for an unknown setting or reader, or if nothing is left.
+    must be equal where members are averaged. Raises ExperimentError for an unknown setting, value or reader, or if nothing is
+    left.
     """
     for path in (*space.base, *space.space):
         _check_path(path)
@@ -100,7 +102,10 @@ def plan_points(
                     for name in group
                 }
             except ValidationError as error:
-                left_out, reason = left_out + 1, str(error.errors()[0]["msg"])
+                first = error.errors()[0]
+                if first["type"] != "value_error":  # no combination could make sense of it
+                    raise ExperimentError(f"space: {_misfit(first)}") from None
+                left_out, reason = left_out + 1, str(first["msg"]).removeprefix("Value error, ")
             except ExperimentError as error:
                 left_out, reason = left_out + 1, str(error)
             else:
@@ -191,12 +196,19 @@ def _absolute(value: Any, folder: Path) -> Any:
 
 def _check_path(path: str) -> None:
     first, _, rest = path.partition(".")
-    groups: dict[str, type[BaseModel]] = {"correction": CorrectionSettings, "calibration": Calibration}
     if first not in DecodeSettings.model_fields:
         raise ExperimentError(f"space: no decode setting is called {first!r}{_near(first, DecodeSettings)}")
-    if rest and (first not in groups or rest not in groups[first].model_fields):
-        hint = _near(rest, groups[first]) if first in groups else ""
+    if rest and (first not in _GROUPS or rest not in _GROUPS[first].model_fields):
+        hint = _near(rest, _GROUPS[first]) if first in _GROUPS else ""
         raise ExperimentError(f"space: {first} has no setting {rest!r}{hint}")
+
+
+def _misfit(error: Mapping[str, Any]) -> str:
+    """What is wrong with the value of a setting by itself, whatever the others are."""
+    place = [str(part) for part in error["loc"]]
+    if error["type"] == "extra_forbidden":
+        return f"{'.'.join(place[:-1])} has no setting {place[-1]!r}{_near(place[-1], _GROUPS.get(place[0], DecodeSettings))}"
+    return f"{place[0] if place[0] not in _GROUPS else '.'.join(place)}: {error['msg']}, not {error['input']!r}"
 
 
 def _near(key: str, model: type[BaseModel]) -> str:

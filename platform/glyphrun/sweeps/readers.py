@@ -72,6 +72,9 @@ def _of_source(source: Path) -> dict[str, Path]:
     results = source / "results.json"
     if not results.exists():
         raise ExperimentError(f"{source} is neither a bundle (it has no {SUMS}) nor a finished run (no results.json)")
-    winner = json.loads(results.read_text(encoding="utf-8"))["winner"]
+    try:
+        winner = str(json.loads(results.read_text(encoding="utf-8"))["winner"])
+    except (ValueError, TypeError, KeyError):
+        raise ExperimentError(f"{results} is damaged: copy the run again") from None
     snapshots = sorted((source / "trials" / winner / "snapshots").glob("step-*"))
     return {source.resolve().name: source / "bundle"} | {folder.name: folder for folder in snapshots}

@@ -23,7 +23,7 @@ from glyphrun.encoded import Encoded
 from glyphrun.engine import Engine
 from glyphrun.ensemble import as_one
 from glyphrun.evaluation.evaluate import score
-from glyphrun.evaluation.metrics import count_errors
+from glyphrun.evaluation.metrics import Unit, count_errors
 from glyphrun.graphemes import graphemes
 from glyphrun.models.average import joined
 from glyphrun.models.recognizer import Emitting, Ranking
@@ -72,10 +72,19 @@ class Heard:
 
 
 class PointReader:
-    """Reads points in one process, which loads each engine and each encoding once; fetch: a reader's encoding."""
+    """Reads points in one process, which loads each engine and each encoding once.
 
-    def __init__(self, readers: Mapping[str, Path], fetch: Callable[[str], Encoding], truths: Sequence[str]) -> None:
-        self._readers, self._fetch, self._truths = readers, fetch, truths
+    fetch: a reader's encoding; unit: what CER counts.
+    """
+
+    def __init__(
+        self,
+        readers: Mapping[str, Path],
+        fetch: Callable[[str], Encoding],
+        truths: Sequence[str],
+        unit: Unit = "characters",
+    ) -> None:
+        self._readers, self._fetch, self._truths, self._unit = readers, fetch, truths, unit
         self._engines: dict[str, Engine] = {}
         self._encodings: dict[str, Encoding] = {}
 
@@ -127,8 +136,8 @@ class PointReader:
         items = [_together(votes, point) for votes in zip(*(one.predictions for one in heard), strict=True)]
         seconds = sum(one.seconds for one in heard) + perf_counter() - started
         texts = [text for text, _ in items]
-        scores = score(self._truths, texts, seconds).to_json()
-        errors = count_errors(list(self._truths), texts)
+        scores = score(self._truths, texts, seconds, unit=self._unit).to_json()
+        errors = count_errors(list(self._truths), texts, unit=self._unit)
         return {
             "name": point.name,
             "point": point.model_dump(mode="json"),

@@ -10,13 +10,14 @@ from glyphrun.bundle import parse_manifest
 from glyphrun.data.sample import iterate_samples
 from glyphrun.decoding.settings import DecodeSettings, VoteMethod
 from glyphrun.sweeps.decode_settings import RANKING, why_not_averaged
+from glyphrun.sweeps.errors import ExperimentError
 from glyphrun.sweeps.points import DecodePoint, MemberVote
 from glyphrun.sweeps.readers import Known, own_of
 
 QUICK_ITEMS = 50
 WIDTHS = (3, 5, 7)
 EXITS = ("decided", 0.9)  # when the rest cannot change the answer any more, and when it hardly will
-KEPT = {"windows", "window_frames", "vote", "vote_floor", "length_priors", "calibration"}
+KEPT = {"windows", "window_frames", "vote", "vote_floor", "vote_least", "length_priors", "calibration"}
 
 
 def suite_points(
@@ -52,6 +53,8 @@ def suite_points(
             votes.append("average")
         points += [_point(known, everyone, wide, vote) for vote in votes]
     if quick:
+        if corrections:
+            without.append("a quick validation tries beams and votes alone, so nothing is corrected")
         return points, without
     if tracklets and _leaves_something(readers[first], known.own[first]):
         points += [_point(known, alone, {**plain, "early_exit": exit}) for exit in EXITS]
@@ -74,7 +77,12 @@ def suite_points(
 
 
 def available_corrections(lexicon: Path | None, confusions: Path | None, lm: Path | None) -> dict[str, dict[str, Any]]:
-    """Every correction that can be had from some files: alone, and together."""
+    """Every correction that can be had from some files: alone, and together. Raises ExperimentError for one that is not there."""
+    for option, path in (("lexicon", lexicon), ("confusions", confusions), ("lm", lm)):
+        if path is not None and not path.exists():
+            raise ExperimentError(f"--{option}: there is no {path}")
+    if confusions is not None and lexicon is None:
+        raise ExperimentError("--confusions tell which words of a lexicon were misread: give --lexicon too")
     words: dict[str, Any] = {}
     if lexicon is not None:
         words = {"lexicon": str(lexicon.absolute())}
