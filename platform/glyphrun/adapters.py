@@ -21,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from glyphrun.bundle import load_engine, read_manifest, save_bundle
+from glyphrun.bundle import BundleError, load_engine, read_manifest, save_bundle
+from glyphrun.engine import Engine
 from glyphrun.models.lora import (
     LoraSettings,
     apply_lora,
@@ -193,19 +194,34 @@ def merge_into_bundle(
     """
     manifest = read_manifest(bundle)
     engine = load_engine(bundle, torch.device("cpu"), "float32")
+    merge_into_engine(engine, adapters, out, manifest.name, manifest.provenance, method, weights)
+
+
+def merge_into_engine(
+    engine: Engine,
+    adapters: Sequence[Path],
+    out: Path,
+    name: str,
+    provenance: dict[str, str],
+    method: MergeMethod = "average",
+    weights: Sequence[float] | None = None,
+) -> None:
+    """The same of a base that lies in no bundle; engine: what reads with it, in float32, and is changed."""
+    if out.exists():
+        raise BundleError(f"{out} exists already: choose another folder or remove it")
     merge_adapters(engine.recognizer, adapters, method, weights)
     shares = _shares(len(adapters), method, weights)
     parents = ", ".join(f"{share:g} × {folder.name}" for share, folder in zip(shares, adapters, strict=True))
     save_bundle(
         out,
-        name=manifest.name,
+        name=name,
         recognizer=engine.recognizer,
         codec=engine.codec,
-        processor=manifest.processor,
-        decode=manifest.decode,
+        processor=engine.processor,
+        decode=engine.settings,
         metrics={},
-        provenance={**manifest.provenance, "adapters": f"{method} of {parents}"},
-        files=bundle,
+        provenance={**provenance, "adapters": f"{method} of {parents}"},
+        files=engine.files,
     )
 
 

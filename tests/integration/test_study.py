@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from commands import refusal, said
 from glyphrun.adapters import merge_into_bundle
 from glyphrun.bundle import load_engine, save_bundle
 from glyphrun.data.batches import load_split
@@ -211,6 +212,22 @@ def test_transferred_weights_and_adapters_are_kept_beside_their_trial(run, exper
         one.recognizer.state_dict().items(), other.recognizer.state_dict().values(), strict=True
     ):
         torch.testing.assert_close(value, expected, atol=1e-5, rtol=1e-5, msg=name)
+
+
+@pytest.mark.slow
+def test_adapters_of_a_trials_snapshots_are_averaged_on_what_it_began_with(run, experiment, tmp_path):
+    planned = {trial.family: trial for trial in plan_trials(experiment)}
+    for family in ("transferred", "vision-language"):
+        folder, out = read_record(run[0], planned[family]).folder, tmp_path / family
+        adapters = sorted((folder / "adapters").iterdir())
+        assert [adapter.name for adapter in adapters] == ["step-000002", "step-000004"]
+        said("adapter", "merge", str(folder), *map(str, adapters), "--out", str(out))
+        snapshots = [load_engine(folder / "snapshots" / adapter.name) for adapter in adapters]
+        one, other = (snapshot.recognizer.state_dict() for snapshot in snapshots)
+        for name, value in load_engine(out).recognizer.state_dict().items():
+            if value.is_floating_point():
+                torch.testing.assert_close(value, (one[name] + other[name]) / 2, atol=1e-5, rtol=1e-4, msg=name)
+    assert "exists already" in refusal("adapter", "merge", str(folder), *map(str, adapters), "--out", str(out))
 
 
 @pytest.mark.slow

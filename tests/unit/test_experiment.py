@@ -114,6 +114,24 @@ def test_a_mistake_is_named_with_its_place(tmp_path, text, said):
         plan_trials(load_experiment(write(tmp_path, text)))
 
 
+def test_files_named_from_where_a_sweep_is_started_are_found_by_trials_that_run_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("digits.pt", "words.tsv", "parseq-tiny"):
+        (tmp_path / name).touch()
+    (tmp_path / "trocr").mkdir()
+    text = (
+        "name: files\ntrials: 3\ncandidates:\n"
+        "  - {family: one, recognizer: parseq-nano, start: {weights: digits.pt, weights_charset: '01'}}\n"
+        "  - {family: two, recognizer: parseq-tiny, start: {weights: parseq-tiny},\n"
+        "     decode: {correction: {lexicon: words.tsv}}}\n"
+        "  - {family: three, recognizer: trocr-small, changes: {source: trocr}}\n"
+    )
+    one, two, three = plan_trials(load_experiment(write(tmp_path, text)))
+    assert (one.start.weights, one.start.weights_charset) == (str(tmp_path / "digits.pt"), "01")
+    assert two.start.weights == "parseq-tiny" and two.decode.correction.lexicon == str(tmp_path / "words.tsv")
+    assert three.settings["source"] == str(tmp_path / "trocr")
+
+
 def test_an_editor_is_told_of_what_would_be_refused():
     declared = yaml.safe_load(BASE)
     jsonschema.validate(declared, experiment_schema())

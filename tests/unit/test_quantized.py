@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from commands import said
 from glyphrun.bundle import SUMS, BundleError, load_engine, read_manifest
 from glyphrun.data.batches import load_split
 from glyphrun.data.digits import mnist_digits
-from glyphrun.data.sample import Sample
+from glyphrun.data.sample import Sample, dataset_hash
 from glyphrun.data.shards import write_samples
 from glyphrun.evaluation.evaluate import evaluate
 from glyphrun.images import ImageProcessor, encode_image
@@ -68,6 +70,15 @@ def test_without_a_data_set_only_the_size_is_known(untrained, tmp_path):
     assert (comparison.quantized.ms, comparison.cer_lost, comparison.times_as_fast) == (None, None, None)
     assert comparison.remarks[0] == "without a data set nothing was scored or timed"
     assert read_manifest(tmp_path / "half").metrics == {}
+
+
+def test_a_runs_bundle_is_scored_on_the_runs_data_without_being_told(untrained, small_dataset, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(untrained, run / "bundle")
+    (run / "dataset.json").write_text(json.dumps({"hash": dataset_hash(small_dataset), "path": str(small_dataset)}))
+    told = json.loads(said("quantize", str(run / "bundle"), str(tmp_path / "half"), "--fp16", "--json"))
+    assert told["method"] == "float16" and told["cer_lost"] is not None and told["quantized"]["ms"] > 0
+    assert read_manifest(tmp_path / "half").metrics["val"]["n"] == 20
 
 
 def test_what_cannot_be_quantized_is_refused_in_a_sentence_and_leaves_nothing(untrained, small_dataset, tmp_path):

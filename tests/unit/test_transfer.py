@@ -19,6 +19,8 @@ from glyphrun.models.query_digits import QueryDigits, QueryDigitsSettings
 from glyphrun.models.torch_files import WeightsError
 from glyphrun.models.transfer import Transferred, transfer, transfer_table
 from glyphrun.models.weights import PUBLISHED_CHARSET, load_weights
+from glyphrun.text import Codec
+from glyphrun.training.start import StartSettings, start_recognizer
 
 DIGITS = string.digits
 
@@ -311,9 +313,21 @@ def test_a_charset_of_another_size_than_the_rows_is_refused(published, source_ch
 
 def test_an_unknown_number_of_characters_is_not_guessed():
     with pytest.raises(
-        WeightsError, match="rows for 4 characters, and no published charset has as many: give the charset"
+        WeightsError, match="rows for 4 characters, and no published charset has as many: give .* as weights_charset"
     ):
         transfer(parseq("01", 2), parseq("abcd", 2).state_dict(), source_charset=None, charset="01")
+
+
+def test_a_file_that_nothing_is_known_of_starts_a_training_once_its_charset_is_told(tmp_path):
+    path, settings, codec = tmp_path / "letters.safetensors", parseq("01", 2).settings, Codec("bd", 2)
+    source = parseq("abcd", 2)
+    save_file(source.state_dict(), path)
+    with pytest.raises(WeightsError, match="as weights_charset"):
+        start_recognizer(settings, codec, StartSettings(weights=str(path)), seed=0)
+    start = StartSettings(weights=str(path), weights_charset="abcd", weights_image=(32, 128))
+    recognizer, moved = start_recognizer(settings, codec, start, seed=0)
+    assert torch.equal(recognizer.get_parameter("head.weight"), source.head.weight[[0, 2, 4]])
+    assert {row.action for row in moved} == {"kept"}
 
 
 def test_weights_of_another_kind_are_refused_with_names_of_both():

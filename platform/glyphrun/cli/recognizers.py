@@ -61,7 +61,7 @@ def cost(
                 "frames": frames,
                 "windows": windows,
                 "baseline": baseline,
-                "sources": dict(pair.partition("=")[::2] for pair in source or []),
+                "sources": dict(map(_source, source or [])),
             }
         )
         with Console(stderr=True).status("") as status:
@@ -75,12 +75,25 @@ def cost(
     console.print(table, crop=False)
 
 
+def _source(given: str) -> tuple[str, str]:
+    name, _, folder = given.partition("=")
+    if not folder:
+        raise ValueError(f"--source {given}: it has the form NAME=FOLDER, such as trocr-base=/models/trocr-base")
+    return name, folder
+
+
 @app.command()
 def transfer(
     recognizer: Annotated[str, typer.Argument(help="A recognizer by name.")],
     weights: Annotated[str, typer.Argument(help="A published name, a url that carries its sha256, or a file.")],
     dataset: DatasetArgument,
     mismatch: Annotated[str, typer.Option(help="What may differ: fail, extend or replace.")] = "fail",
+    weights_charset: Annotated[
+        str | None, typer.Option(help="Characters of the weights in their order, if nothing says.", show_default=False)
+    ] = None,
+    weights_image: Annotated[
+        str | None, typer.Option(help="HEIGHTxWIDTH that they were trained at, if nothing says.", show_default=False)
+    ] = None,
     source: Annotated[
         str | None, typer.Option(help="Folder of a hub model, where the hub cannot be reached.", show_default=False)
     ] = None,
@@ -97,7 +110,14 @@ def transfer(
 
     with plain_errors():
         settings = recognizer_settings(recognizer, {"source": source} if source else None)
-        start = StartSettings.model_validate({"weights": weights, "mismatch": mismatch})
+        start = StartSettings.model_validate(
+            {
+                "weights": weights,
+                "mismatch": mismatch,
+                "weights_charset": weights_charset,
+                "weights_image": weights_image and tuple(weights_image.split("x")),
+            }
+        )
         texts = [sample.text for sample in iterate_samples(dataset) if sample.text is not None]
         codec = codec_for(settings, read_card(dataset).charset, texts)
         _, moved = start_recognizer(settings, codec, start, seed=0)
@@ -112,21 +132,26 @@ def quantize(
     fp16: Annotated[bool, typer.Option("--fp16", help="float16, for older GPUs.")] = False,
     bf16: Annotated[bool, typer.Option("--bf16", help="bfloat16, for newer GPUs and AMX processors.")] = False,
     data: Annotated[
-        Path | None, typer.Option(help="Data set on whose val both are scored and timed.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Data set on whose val both are scored and timed; the run's, of RUN/bundle.", show_default=False
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """A smaller bundle, scored and timed beside the one it was made from.
 
-    Example: [bold]glyphrun quantize runs/demo/bundle runs/int8 --int8 --data runs/demo/data[/]
+    Example: [bold]glyphrun quantize runs/demo/bundle runs/int8 --int8[/]
     """
     from glyphrun.quantized import quantize_bundle, shown
+    from glyphrun.run_folder import dataset_of
 
     with plain_errors():
         choices: list[tuple[Method, bool]] = [("int8", int8), ("float16", fp16), ("bfloat16", bf16)]
         methods = [method for method, asked in choices if asked]
         if len(methods) != 1:
             raise ValueError("choose one of --int8, --fp16 and --bf16")
+        data = data or dataset_of(bundle.resolve().parent)
         with Console(stderr=True).status("") as status:
             comparison = quantize_bundle(bundle, out, methods[0], data, status.update)
     if as_json:
@@ -139,20 +164,35 @@ def quantize(
 
 @adapter_app.command("merge")
 def adapter_merge(
-    bundle: Annotated[Path, typer.Argument(help="Bundle that the adapters were trained on.")],
-    adapters: Annotated[list[Path], typer.Argument(help="Adapter folders.")],
+    base: Annotated[
+        Path,
+        typer.Argument(help="Bundle that the adapters were trained on, or RUN/trials/ID: what that trial began with."),
+    ],
+    adapters: Annotated[
+        list[Path], typer.Argument(help="Adapter folders, such as RUN/trials/ID/adapters/step-000050.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the bundle to write.")],
     method: Annotated[MergeMethod, typer.Option(help="The mean of the updates, or their sum.")] = MergeMethod.average,
     weight: Annotated[
         list[float] | None, typer.Option(help="How much each adapter counts, in their order.", show_default=False)
     ] = None,
+    dataset: Annotated[
+        Path | None, typer.Option(help="Where a trial's data lie now, if elsewhere.", show_default=False)
+    ] = None,
 ) -> None:
-    """One bundle out of a base and several LoRA adapters of it.
+    """One bundle out of a base and several LoRA adapters of it: of trials that began alike, or of one trial's snapshots.
 
-    Example: [bold]glyphrun adapter merge base runs/a/adapter runs/b/adapter --out merged[/]
+    Example: [bold]glyphrun adapter merge runs/vl/trials/001-qwen2-vl-2b runs/vl/trials/001-qwen2-vl-2b/adapters/step-* --out merged[/]
     """
-    from glyphrun.adapters import merge_into_bundle
+    from glyphrun.adapters import merge_into_bundle, merge_into_engine
+    from glyphrun.sweeps.starting import start_of
+    from glyphrun.sweeps.trials import is_trial
 
     with plain_errors():
-        merge_into_bundle(bundle, adapters, out, method.value, weight)
+        if is_trial(base):
+            start = start_of(base, dataset)
+            origin = {"trial": start.trial.id, "seed": str(start.trial.train.seed)}
+            merge_into_engine(start.engine, adapters, out, start.trial.id, origin, method.value, weight)
+        else:
+            merge_into_bundle(base, adapters, out, method.value, weight)
     console.print(str(out), soft_wrap=True)

@@ -179,7 +179,7 @@ def _row_names(tensors: dict[str, Tensor], charset: str | None, whose: str) -> d
             given = f"the charset given for them has {len(charset)}" if charset else "no published charset has as many"
             raise WeightsError(
                 f"{name} of {whose} has rows for {count} characters, and {given}: "
-                f"give the charset they were made for, in its order"
+                f"give the charset they were made for, in its order, as weights_charset"
             )
     return {name: ["end", *charset, "begin", "pad"][: 1 + len(charset) + _MARKS[name]] for name in counts}
 
@@ -241,7 +241,7 @@ def _grids(
         why = f"do not fit images of {_shape(source_image)}" if source_image else may_be
         raise WeightsError(
             f"{_POSITIONS}: the weights' {positions.shape[1]} places of {_shape(patch)} pixels {why}: "
-            f"give the height and width that they were trained at, as source image"
+            f"give the height and width that they were trained at, as weights_image"
         )
     return fitting[0], (encoder.image[0] // encoder.patch[0], encoder.image[1] // encoder.patch[1])
 

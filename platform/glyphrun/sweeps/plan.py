@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from glyphrun.decoding.settings import DecodeSettings
-from glyphrun.models.weights import expect_source
+from glyphrun.models.weights import PUBLISHED, expect_source
 from glyphrun.models.zoo import recognizer_settings
+from glyphrun.sweeps.decode_settings import with_files
 from glyphrun.sweeps.errors import ExperimentError, nearest, said
 from glyphrun.sweeps.experiment import Candidate, Experiment, known_keys
 from glyphrun.sweeps.policies import GridSearch, Optuna, Resources, Tpe
@@ -90,6 +92,10 @@ def resolve_trial(experiment: Experiment, place: int, number: int, sampled: Mapp
         decoded = DecodeSettings.model_validate(declared["decode"])
         if started.weights is not None:
             expect_source(started.weights)
+            started = started.model_copy(update={"weights": _from_anywhere(started.weights)})
+        if resolved.get("source") is not None:
+            resolved["source"] = _from_anywhere(resolved["source"])
+        decoded = DecodeSettings.model_validate(with_files(decoded.model_dump(mode="json"), Path.cwd()))
     except ValidationError as error:
         raise ExperimentError(
             f"candidate {candidate.family!r} with {dict(sampled)}: {said(error, known_keys())}"
@@ -110,6 +116,13 @@ def resolve_trial(experiment: Experiment, place: int, number: int, sampled: Mapp
         decode=decoded,
         resources=experiment.resources_of(candidate),
     )
+
+
+def _from_anywhere(source: str) -> str:
+    """The absolute path of a file or folder, since trials run elsewhere; names and urls stay as they are."""
+    path = Path(source).expanduser()
+    named = source in PUBLISHED or "://" in source
+    return source if named or not path.exists() else str(path.absolute())
 
 
 def looker(experiment: Experiment, candidate: Candidate) -> Look:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from glyphrun.adapters import save_adapter
 from glyphrun.bundle import save_bundle
 from glyphrun.data.batches import FrameArrays, load_split
 from glyphrun.engine import Engine
@@ -19,13 +20,14 @@ from glyphrun.evaluation.evaluate import Scores, evaluate
 from glyphrun.evaluation.footprint import memory_mib
 from glyphrun.images import ImageProcessor, encode_image
 from glyphrun.memory import OutOfMemory
-from glyphrun.models.lora import merge_lora
+from glyphrun.models.lora import carries_lora, merge_lora
 from glyphrun.models.recognizer import Recognizer
 from glyphrun.models.zoo import parse_settings
 from glyphrun.recipe import codec_for, processor_for
 from glyphrun.sweeps.plan import Trial
 from glyphrun.sweeps.policies import Objective
 from glyphrun.sweeps.trials import (
+    ADAPTERS,
     MEASURED,
     SNAPSHOTS,
     Outcome,
@@ -123,10 +125,13 @@ def _train(
         return evaluate(engine, val)
 
     def snapshot(trained: Recognizer, step: int) -> None:
-        whole = copy.deepcopy(trained)
-        merge_lora(whole)
-        kept = folder / SNAPSHOTS / f"step-{step:06}"
-        if not kept.exists():  # a run that was killed after this step and before its checkpoint has left it
+        kept, alone = (folder / kind / f"step-{step:06}" for kind in (SNAPSHOTS, ADAPTERS))
+        # A run that was killed after this step and before its checkpoint has left them.
+        if carries_lora(trained) and not alone.exists():
+            save_adapter(alone, trained, trial.start.lora)
+        if not kept.exists():
+            whole = copy.deepcopy(trained)
+            merge_lora(whole)
             save_bundle(
                 kept,
                 name=f"{trial.id}-{step}",

@@ -13,6 +13,7 @@ from glyphrun.training.checkpoint import read_progress
 from glyphrun.training.fit import TrainSettings
 
 MEASURED = "measured.json"
+ADAPTERS = "adapters"  # what LoRA had changed by then, alone, of each snapshot
 SNAPSHOTS = "snapshots"  # bundles of a trial's recognizer at stated steps, beside its checkpoint
 Status = Literal["finished", "stopped", "failed", "interrupted"]
 
@@ -74,6 +75,16 @@ def trial_folder(run_dir: Path, trial: Trial) -> Path:
 def checkpoint_folder(folder: Path) -> Path:
     """The checkpoint inside a trial's folder."""
     return folder / "checkpoint"
+
+
+def is_trial(folder: Path) -> bool:
+    """Whether a folder is that of a trial which was begun."""
+    return (folder / "trial.json").is_file()
+
+
+def read_trial(folder: Path) -> Trial:
+    """The trial of a folder, as it was planned or proposed."""
+    return Trial.model_validate_json((folder / "trial.json").read_bytes())
 
 
 def begin(run_dir: Path, trial: Trial) -> None:

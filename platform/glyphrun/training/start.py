@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from glyphrun.data.batches import FrameArrays
 from glyphrun.models.lora import LoraSettings, apply_lora
@@ -19,12 +19,15 @@ from glyphrun.text import Codec
 class StartSettings(BaseModel):
     """weights: a published name, a url or a path (``models.weights``), None for fresh ones; mismatch: what may differ.
 
-    Hub models have their weights from the recognizer's own ``source`` instead.
+    weights_charset and weights_image (height and width) say what the weights were trained for, where neither a published
+    name nor a bundle does. Hub models have their weights from the recognizer's own ``source`` instead.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     weights: str | None = None
+    weights_charset: str | None = Field(None, min_length=1)
+    weights_image: tuple[int, int] | None = None
     mismatch: Mismatch = "fail"
     lora: LoraSettings = LoraSettings()
 
@@ -46,10 +49,10 @@ def start_recognizer(
         moved = transfer(
             recognizer,
             tensors,
-            source_charset=origin.charset,
+            source_charset=start.weights_charset or origin.charset,
             charset=tokens.charset,
             mismatch=start.mismatch,
-            source_image=origin.image,
+            source_image=start.weights_image or origin.image,
         )
     apply_lora(recognizer, start.lora)
     return recognizer, moved
