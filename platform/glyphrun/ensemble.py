@@ -10,12 +10,11 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from glyphrun.batching import batches_of_similar_size
-from glyphrun.decoding.rescore import Corrector
 from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.encoded import Embedding
 from glyphrun.engine import Engine
 from glyphrun.images import FrameStack, ImageProcessor, prepare_frames
-from glyphrun.members import EnsembleSettings, Reading, ballot_of, require_quorum, vote_of_members
+from glyphrun.members import EnsembleSettings, Jury, Reading, ballot_of, no_features, require_quorum, vote_of_members
 from glyphrun.models.average import MemberFailed, average
 from glyphrun.prediction import Prediction
 from glyphrun.stopwatch import milliseconds_since
@@ -80,7 +79,8 @@ class Ensemble:
         if self.settings.vote == "average":
             self._joint = self._read_as_one(list(self.members))
         else:
-            self._corrector = self._load_corrector()
+            jury = Jury(self.settings, self.decode, self.provenance, files)
+            self._corrector = jury.corrector(next(iter(self.members.values())).device)
 
     @property
     def processor(self) -> ImageProcessor:
@@ -128,9 +128,7 @@ class Ensemble:
 
     def embed(self, items: Sequence[Stacks]) -> list[Embedding]:
         """Raises ValueError: there is no one encoder."""
-        raise ValueError(
-            f"an ensemble has an encoder for each member and no features of its own: ask one of {', '.join(self.members)}"
-        )
+        raise ValueError(no_features(self.members))
 
     def _stacks(self, item: Stacks) -> tuple[FrameStack, ...]:
         stacks = item if isinstance(item, tuple) else (item,)
@@ -209,16 +207,6 @@ class Ensemble:
     def _read_as_one(self, names: Sequence[str]) -> Engine:
         members = {name: self.members[name] for name in names}
         return as_one(members, self.decode, [self._weight(name) for name in names], files=self.files)
-
-    def _load_corrector(self) -> Corrector | None:
-        if self.decode.correction is None:
-            return None
-        if self.decode.correction.lm_fusion == "shallow":
-            raise ValueError("a vote has no beam for lm_fusion: shallow; set it for the members, or choose rerank")
-        from glyphrun.correction import load_corrector  # here: most readers correct nothing
-
-        device = next(iter(self.members.values())).device
-        return load_corrector(self.files or Path(), self.decode.correction, device=device)
 
     def _weight(self, name: str) -> float:
         return self.settings.weights.get(name, 1.0)

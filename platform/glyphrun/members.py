@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -13,6 +14,9 @@ from glyphrun.decoding.settings import DecodeSettings, VoteMethod
 from glyphrun.decoding.vote import Hypothesis, MemberBallot, combine
 from glyphrun.graphemes import graphemes
 from glyphrun.prediction import Prediction, conclude
+
+if TYPE_CHECKING:  # a server that takes requests lets members vote, and starts without torch
+    import torch
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -61,6 +65,26 @@ class Reading:
     status: str
 
 
+@dataclass(frozen=True)
+class Jury:
+    """What the vote of an ensemble depends on besides what its members say; files: the folder of the files of correction."""
+
+    settings: EnsembleSettings
+    decode: DecodeSettings
+    provenance: dict[str, str]
+    files: Path | None = None
+
+    def corrector(self, device: torch.device | None = None) -> Corrector | None:
+        """What corrects after the vote. Raises ValueError where it cannot be set up, or belongs inside a search."""
+        if self.decode.correction is None:
+            return None
+        if self.decode.correction.lm_fusion == "shallow":
+            raise ValueError("a vote has no beam for lm_fusion: shallow; set it for the members, or choose rerank")
+        from glyphrun.correction import load_corrector  # here: most juries correct nothing
+
+        return load_corrector(self.files or Path(), self.decode.correction, device=device)
+
+
 def vote_of_members(
     readings: Mapping[str, Reading],
     settings: EnsembleSettings,
@@ -105,6 +129,11 @@ def ballot_of(name: str, reading: Reading, said: Prediction | None = None, weigh
     if said is None or reading.predictions is None:
         return MemberBallot(name, "", 0.0, 0.0, reading.ms, reading.status)
     return MemberBallot(name, said.text, said.confidence, weight, reading.ms, reading.status)
+
+
+def no_features(members: Collection[str]) -> str:
+    """Why an ensemble is not asked for features."""
+    return f"an ensemble has an encoder for each member and no features of its own: ask one of {', '.join(members)}"
 
 
 def require_quorum(quorum: int, heard: Collection[str], readings: Mapping[str, Reading]) -> None:

@@ -5,8 +5,9 @@
 import logging
 import os
 import socket
+from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
 from time import monotonic, sleep
@@ -19,13 +20,12 @@ from ray import serve
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 
-from glyphrun.bundle import read_manifest
 from glyphrun.device import Precision
 from glyphrun.target import LatencyBudget
-from glyphrun_serve.deployments import Batching, RecognizerReplica
-from glyphrun_serve.ingress import Ingress
+from glyphrun_serve.batching import Batching
+from glyphrun_serve.graph import Options, Resources, graph
 from glyphrun_serve.limits import Limits
-from glyphrun_serve.schemas import ModelCard
+from glyphrun_serve.schemas import ColdStart, Ready
 
 APPLICATION = "glyphrun"
 READY_WITHIN_S = 120.0
@@ -38,7 +38,12 @@ class ServeError(RuntimeError):
 
 
 class ServeSettings(BaseModel):
-    """The arguments of the application in a Serve config; budget is what promotions to it are measured against."""
+    """The arguments of the application in a Serve config; budget is what promotions to it are measured against.
+
+    replicas, cpus, gpus: of the recognizer, and what each replica has; members of an ensemble that vote have as many
+    replicas each and share the rest in equal parts. What else Serve can be told of a deployment, such as how it scales,
+    stands under ``deployments`` of the config: gateway, preprocess, and recognizer or recognizer-MEMBER.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -54,10 +59,15 @@ class ServeSettings(BaseModel):
 
 @dataclass(frozen=True)
 class Server:
-    """A running server; leaving its `with` block stops it."""
+    """A running server; leaving its `with` block stops it.
+
+    started: how long a replica of each deployment took to start, ready_s: how long all of it did.
+    """
 
     url: str
     owns_ray: bool
+    started: Mapping[str, ColdStart] = field(default_factory=dict)
+    ready_s: float = 0.0
 
     def stop(self) -> None:
         # Serve kills its controller in the middle of the farewell, which Ray then prints as an error of nobody's.
@@ -74,55 +84,38 @@ class Server:
 
 
 def build_app(settings: ServeSettings) -> serve.Application:
-    """The graph of one bundle: HTTP ingress → recognizer replicas. A Serve config names it as import_path.
+    """The graph of a bundle. A Serve config names it as import_path.
 
     Raises the errors of a bundle that cannot be read before anything is deployed.
     """
-    bundle = settings.bundle.resolve()
-    most = settings.batching.most
-    recognizer = serve.deployment(
-        name="recognizer",
-        num_replicas=settings.replicas,
-        # Twice a batch, so that the next one fills while one is read.
-        max_ongoing_requests=2 * most,
-        max_queued_requests=max(16 * most, 4 * settings.limits.items),
-        ray_actor_options={"num_cpus": settings.cpus, "num_gpus": settings.gpus},
-    )(RecognizerReplica).bind(bundle, settings.batching, settings.precision)
-    ingress = serve.deployment(
-        name="http",
-        # The queue of the recognizer is the bound: it answers in the one error shape, Serve's own would not.
-        max_ongoing_requests=4096,
-        ray_actor_options={"num_cpus": 0},
-    )(serve.ingress()(Ingress))
-    return ingress.bind(recognizer, model_card(bundle), settings.limits)
+    return application(settings, {})
 
 
-def model_card(bundle: Path) -> ModelCard:
-    """What clients are told about the model of a bundle."""
-    manifest = read_manifest(bundle).model_dump(mode="json")
-    return ModelCard(
-        name=manifest["name"],
-        version=str(manifest["version"]),
-        kind=manifest["recognizer"]["kind"],
-        members=manifest["recognizer"].get("members", {}),
-        vote=manifest["ensemble"]["vote"] if manifest["ensemble"] else None,
-        charset=manifest["codec"].get("charset", ""),
-        max_length=manifest["codec"]["max_length"],
-        height=manifest["processor"]["height"],
-        width=manifest["processor"]["width"],
-        metrics=manifest["metrics"],
-        provenance=manifest["provenance"],
+def application(settings: ServeSettings, options: Options) -> serve.Application:
+    """The same with the options that a Serve config has for each of its deployments."""
+    return graph(
+        settings.bundle.resolve(),
+        limits=settings.limits,
+        batching=settings.batching,
+        precision=settings.precision,
+        resources=Resources(settings.replicas, settings.cpus, settings.gpus),
+        options=options,
     )
 
 
-def run(settings: ServeSettings, *, host: str = "127.0.0.1", port: int = 8000) -> Server:
+def run(
+    settings: ServeSettings, *, host: str = "127.0.0.1", port: int = 8000, options: Options | None = None
+) -> Server:
     """Serve a bundle on this machine and return once it is ready; port 0 takes any free port.
+
+    options: what a Serve config says of its deployments, by their names.
 
     A Ray that runs in this process is used, else a local one is started and stopped again with the server. Raises
     ServeError if the port is taken, if Serve already runs or if the model does not get ready.
     """
+    began = monotonic()
     port = free_port(host, port)
-    application = build_app(settings)
+    served = application(settings, options or {})
     # Leaving a cluster that is someone else's would leave the application on it.
     owns_ray = not ray.is_initialized() and not os.environ.get("RAY_ADDRESS")
     if not ray.is_initialized():
@@ -141,8 +134,8 @@ def run(settings: ServeSettings, *, host: str = "127.0.0.1", port: int = 8000) -
             http_options=HTTPOptions(host=host, port=port, request_timeout_s=deadline),
             logging_config=quiet,
         )
-        serve.run(application, name=APPLICATION, route_prefix="/", logging_config=quiet)
-        _await_ready(server.url)
+        serve.run(served, name=APPLICATION, route_prefix="/", logging_config=quiet)
+        started = _await_ready(server.url)
     except (RuntimeError, TimeoutError) as error:
         reason = _deployment_messages() or str(error)
         server.stop()
@@ -150,7 +143,7 @@ def run(settings: ServeSettings, *, host: str = "127.0.0.1", port: int = 8000) -
     except BaseException:
         server.stop()
         raise
-    return server
+    return replace(server, started=started, ready_s=monotonic() - began)
 
 
 def free_port(host: str, port: int) -> int:
@@ -171,12 +164,13 @@ def _deployment_messages() -> str:
     return "\n".join(deployment.message for deployment in deployments if deployment.message)
 
 
-def _await_ready(url: str) -> None:
+def _await_ready(url: str) -> dict[str, ColdStart]:
     deadline = monotonic() + READY_WITHIN_S
     while True:
         try:
-            if httpx.get(f"{url}/readyz", timeout=5, trust_env=False).status_code == 200:
-                return
+            answer = httpx.get(f"{url}/readyz", timeout=5, trust_env=False)
+            if answer.status_code == 200:
+                return Ready.model_validate_json(answer.content).started
         except httpx.TransportError:
             pass
         if monotonic() > deadline:

@@ -16,12 +16,14 @@ _CODES = {
     413: "too_large",
 }
 
+RETRY_AFTER_S = "2"  # about as long as a full queue takes to be read, and a part of what a new replica takes
+
 
 class RequestError(HTTPException):
     """A request, or one item of it, that cannot be answered: a status, a code for programs and a sentence for people."""
 
     def __init__(self, status: int, code: str, message: str, *, item: int | None = None) -> None:
-        super().__init__(status, message)
+        super().__init__(status, message, {"Retry-After": RETRY_AFTER_S} if status == 503 else None)
         self.code = code
         self.item = item
 

@@ -19,7 +19,8 @@ class Limits(BaseModel):
     """The most that one request may hold; more is answered with 413.
 
     pixels bounds one frame, request_pixels all frames of a request: small files can hold very large images.
-    answer_s is the time after which a request that is still waiting is answered with 503.
+    answer_s is the time after which a request that is still waiting is answered with 503; member_s the time after which a
+    quorum of an ensemble answers without a member that has no deadline of its own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -30,6 +31,7 @@ class Limits(BaseModel):
     pixels: int = Field(default=16_000_000, gt=0, le=MAX_PIXELS)
     request_pixels: int = Field(default=400_000_000, gt=0)
     answer_s: float = Field(default=30.0, gt=0)
+    member_s: float = Field(default=5.0, gt=0)
 
     def check_items(self, count: int) -> None:
         if not count:

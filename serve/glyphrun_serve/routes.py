@@ -62,8 +62,19 @@ class Unanswered:
     message: str
 
 
+@dataclass(frozen=True)
+class Failed:
+    """Why a recognizer could not read an item: it raised an error over it, also when it read the item alone."""
+
+    message: str
+
+
 class Busy(Exception):
     """More requests are waiting than may wait."""
+
+
+class Lost(Exception):
+    """Replicas died over a request, or there are none."""
 
 
 class Reader(Protocol):
@@ -71,13 +82,16 @@ class Reader(Protocol):
 
     card: wire.ModelCard
 
-    async def read(self, frames: Sequence[bytes], *, name: str, explain: bool) -> Prediction | Unreadable | Unanswered:
-        """Raises Busy if no more requests may wait."""
+    async def read(
+        self, frames: Sequence[bytes], *, name: str, explain: bool
+    ) -> Prediction | Unreadable | Unanswered | Failed:
+        """Raises Busy if no more requests may wait, Lost if replicas died over it again and again."""
 
     async def embed(self, frames: Sequence[bytes], *, name: str) -> Embedding | Unreadable | Refused:
-        """Raises Busy if no more requests may wait."""
+        """Raises Busy if no more requests may wait, Lost if replicas died over it again and again."""
 
-    async def ready(self) -> bool: ...
+    async def ready(self) -> dict[str, wire.ColdStart]:
+        """How long each part took to start; empty while there would be no answers."""
 
 
 def http_app(reader: Reader, limits: Limits) -> FastAPI:
@@ -94,7 +108,7 @@ def http_app(reader: Reader, limits: Limits) -> FastAPI:
     identity = reader.card.identity()
 
     async def within_limits(
-        answer: Awaitable[Found | Unreadable | Refused | Unanswered], item: int | None = None
+        answer: Awaitable[Found | Unreadable | Refused | Unanswered | Failed], item: int | None = None
     ) -> Found:
         try:
             async with asyncio.timeout(limits.answer_s):
@@ -102,15 +116,24 @@ def http_app(reader: Reader, limits: Limits) -> FastAPI:
         except Busy as error:
             message = "More requests are waiting than the server takes; try again in a few seconds."
             raise RequestError(503, "busy", message, item=item) from error
+        except Lost as error:
+            message = (
+                "What read this request broke off, and again when it was asked once more; try again in a few seconds."
+            )
+            raise RequestError(503, "broken_off", message, item=item) from error
         except TimeoutError as error:
             message = f"There was no answer within {limits.answer_s:g} s; try again in a few seconds."
             raise RequestError(503, "too_slow", message, item=item) from error
         if isinstance(found, Unreadable):
             raise RequestError(422, "bad_image", found.message, item=item)
         if isinstance(found, Refused):
-            raise RequestError(501, "unsupported", found.message, item=item)
+            message = f"This is not answered here: {found.message.removesuffix('.')}."
+            raise RequestError(501, "unsupported", message, item=item)
         if isinstance(found, Unanswered):
             raise RequestError(503, "no_quorum", f"{found.message}; try again in a few seconds.", item=item)
+        if isinstance(found, Failed):
+            message = f"The model failed on this item alone ({found.message}); send it to whoever runs the server."
+            raise RequestError(500, "model_failed", message, item=item)
         return found
 
     async def read(frames: Sequence[bytes], name: str, explain: bool, item: int | None = None) -> wire.Answer:
@@ -169,15 +192,16 @@ def http_app(reader: Reader, limits: Limits) -> FastAPI:
         return wire.Health(status="alive")
 
     @app.get("/readyz", responses={503: {"model": wire.ErrorAnswer}}, tags=["health"])
-    async def readyz() -> wire.Health:
-        """200 once the model is loaded and warm."""
-        if not await reader.ready():
+    async def readyz() -> wire.Ready:
+        """200 once every member of the model is loaded and warm, with how long that took."""
+        started = await reader.ready()
+        if not started:
             raise RequestError(
                 503,
                 "not_ready",
                 "The model is still loading; try again in a few seconds.",
             )
-        return wire.Health(status="ready")
+        return wire.Ready(status="ready", started=started)
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
 from glyphrun.prediction import Prediction
 
+HEARD = ("voted", "averaged")
+
 
 class Reading(BaseModel):
     text: str
@@ -36,17 +38,22 @@ class Member(BaseModel):
     )
     confidence: float = Field(description="Probability of what it says, 0 to 1.")
     weight: float = Field(description="How much it counts; 0 if it was ignored or left out.")
-    ms: float | None = Field(description="How long it took over the batch; null if it did not end in time.")
+    ms: float | None = Field(
+        description="How long its answer took, decoding and waiting for a batch included; null if none came in time."
+    )
     status: str = Field(description="voted or averaged, else why it is left out: late, or failed and the reason.")
 
 
 class ModelIdentity(BaseModel):
-    """Which weights answered; what else the bundle says of its origin stands beside the name."""
+    """Which weights answered, and how they were read; what else the bundle says of its origin stands beside the name."""
 
     model_config = ConfigDict(extra="allow")
 
     name: str
     version: str
+    decode: dict[str, Any] = Field(
+        default={}, description="The decode settings; of an ensemble those after its vote, and its members' own."
+    )
 
 
 class ModelCard(BaseModel):
@@ -63,11 +70,14 @@ class ModelCard(BaseModel):
     max_length: int
     height: int
     width: int
+    decode: dict[str, Any] = {}
     metrics: dict[str, Any]
     provenance: dict[str, str]
 
     def identity(self) -> ModelIdentity:
-        return ModelIdentity.model_validate({**self.provenance, "name": self.name, "version": self.version})
+        return ModelIdentity.model_validate(
+            {**self.provenance, "name": self.name, "version": self.version, "decode": self.decode}
+        )
 
 
 class Models(BaseModel):
@@ -84,6 +94,7 @@ class Answer(BaseModel):
     votes: list[Vote] = Field(description="One a frame, or one a window; empty if explain was false.")
     members: list[Member] = Field(description="What each recognizer of an ensemble says; empty for a single one.")
     abstained: bool = Field(description="True if the confidence is under the model's own threshold.")
+    degraded: bool = Field(description="True if a member of an ensemble is left out.")
     timings_ms: dict[str, float]
     model: ModelIdentity
 
@@ -125,6 +136,18 @@ class Health(BaseModel):
     status: str
 
 
+class ColdStart(BaseModel):
+    """How long a replica took until it could read, once Ray had started its process."""
+
+    import_ms: float = Field(description="Importing what it needs, such as torch.")
+    load_ms: float = Field(description="Checking and loading what it reads with.")
+    warm_up_ms: float = Field(description="Reading blank pictures of the shapes that will come.")
+
+
+class Ready(Health):
+    started: dict[str, ColdStart] = Field(description="By deployment: a recognizer each, and what decodes images.")
+
+
 def answer(prediction: Prediction, model: ModelIdentity, total_ms: float) -> Answer:
     """The wire form of a prediction; total_ms is the time that the request took inside the server."""
     best = prediction.n_best[0]
@@ -147,6 +170,7 @@ def answer(prediction: Prediction, model: ModelIdentity, total_ms: float) -> Ans
         ],
         members=[Member.model_validate(vars(member)) for member in prediction.members],
         abstained=prediction.abstained,
+        degraded=any(member.status not in HEARD for member in prediction.members),
         timings_ms={stage: round(spent, 3) for stage, spent in {**prediction.timings, "total": total_ms}.items()},
         model=model,
     )

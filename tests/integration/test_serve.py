@@ -11,18 +11,15 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
-from ray import serve
 
 from glyphrun.bundle import load_engine
 from glyphrun.engine import Engine
-from glyphrun.ensembled import make_ensemble
-from glyphrun.members import EnsembleSettings
 from glyphrun.text import DIGITS
 from glyphrun_serve.app import ServeError, Server, ServeSettings, free_port, run
-from glyphrun_serve.deployments import Batching, RecognizerReplica
+from glyphrun_serve.batching import Batching
 from glyphrun_serve.limits import Limits
-from glyphrun_serve.routes import Unanswered
 from serving import METRICS, assert_refused, assert_same_reading, huge, in_base64, picture, save_untrained, upload
 
 LIMITS = Limits(body_bytes=400_000, items=8, frames=6, pixels=1_000_000, request_pixels=2_500_000)
@@ -63,7 +60,9 @@ def client(server: Server) -> Iterator[httpx.Client]:
 
 
 def test_the_server_is_ready_when_it_has_started(client: httpx.Client) -> None:
-    assert client.get("/readyz").json() == {"status": "ready"}
+    ready = client.get("/readyz").json()
+    assert ready["status"] == "ready"
+    assert set(ready["started"]) == {"preprocess", "recognizer"}
     assert client.get("/healthz").json() == {"status": "alive"}
 
 
@@ -79,7 +78,9 @@ def test_a_still_image_is_read_as_the_engine_reads_it(client: httpx.Client, engi
         "name": "untrained",
         "version": "0",
         **engine.provenance,
+        "decode": engine.settings.model_dump(mode="json"),
     }
+    assert answer["degraded"] is False
     assert {"decode", "wait", "encode", "search", "total"} <= set(answer["timings_ms"])
 
 
@@ -270,19 +271,25 @@ def test_unknown_paths_and_methods_are_refused_in_the_same_shape(
     assert wrong_method.headers["allow"] == "POST"
 
 
-def test_a_replica_of_an_ensemble_warms_up_without_deadlines_and_says_who_kept_it_from_answering(
-    server: Server, bundle: Path, tmp_path: Path
-) -> None:
-    settings = EnsembleSettings(deadline_ms={"hurried": 1e-6}, quorum=2)
-    make_ensemble({"calm": bundle, "hurried": bundle}, tmp_path / "both", settings)
-    deployment = serve.deployment(ray_actor_options={"num_cpus": 0})(RecognizerReplica)
-    application = deployment.bind(tmp_path / "both", Batching(most=2), "float32")
-    replica = serve.run(application, name="ensemble", route_prefix=None)
-    try:
-        answer = replica.recognize.remote([picture(1)], "The image", False).result(timeout_s=60)
-    finally:
-        serve.delete("ensemble")
-    assert answer == Unanswered("1 of the 2 members that must answer did: hurried late")
+def test_requests_wait_for_a_new_replica_when_the_only_one_is_killed(server: Server, engine: Engine) -> None:
+    (recognizer,) = (
+        process
+        for process in psutil.Process().children(recursive=True)
+        if " ".join(process.cmdline()).startswith("ray::ServeReplica:glyphrun:recognizer")
+    )
+    items = [[picture(number)] for number in range(12)]
+
+    async def post_all() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=60) as client:
+            posts = [asyncio.create_task(client.post("/v1/recognize", files=upload(*item))) for item in items]
+            await asyncio.sleep(0.03)
+            recognizer.kill()
+            return await asyncio.gather(*posts)
+
+    responses = asyncio.run(post_all())
+    assert [response.status_code for response in responses] == [200] * 12, [response.text for response in responses]
+    for response, prediction in zip(responses, engine.read(items, explain=True), strict=True):
+        assert_same_reading(response.json(), prediction)
 
 
 def test_the_model_and_the_pages_are_described(client: httpx.Client) -> None:

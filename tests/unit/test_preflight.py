@@ -129,7 +129,7 @@ def test_replicas_of_serve_take_their_gpus_from_the_trials():
     replicas = serve_needs(ROOT / "serve/configs/t4.yaml")
     assert preflight(experiment(), [node(8, 2, "T4")], replicas).max_concurrent_trials == 1
     said = refusal(preflight(experiment(resources={"gpus": 1}), [node(8, 1, "T4")], replicas))
-    assert "beside it Serve's glyphrun asks for 2 CPU and 1 GPU: together they do not fit" in said
+    assert "beside it Serve's glyphrun asks for 1 CPU and 0.5 GPU" in said
 
 
 def test_what_finds_no_room_even_without_trials_is_named():

@@ -11,17 +11,14 @@ from pathlib import Path
 
 import httpx
 import pytest
-import yaml
-from ray.serve.schema import HTTPOptionsSchema, ServeApplicationSchema, ServeDeploySchema
 
 from glyphrun.bundle import BundleError
-from glyphrun_serve.app import ServeSettings, build_app, model_card, run
+from glyphrun_serve.app import ServeSettings, application, build_app, run
+from glyphrun_serve.graph import model_card
 from glyphrun_serve.limits import Limits
-from glyphrun_serve.routes import Busy, Unanswered, http_app
-from glyphrun_serve.schemas import ModelCard
+from glyphrun_serve.routes import Busy, Failed, Lost, Unanswered, http_app
+from glyphrun_serve.schemas import ColdStart, ModelCard
 from serving import assert_refused, save_untrained, upload
-
-CONFIG = Path(__file__).parents[2] / "serve" / "configs" / "local.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -29,16 +26,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_untrained(tmp_path_factory.mktemp("bundles") / "untrained")
 
 
-def test_the_example_config_is_valid_to_the_last_key(bundle: Path) -> None:
-    config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
-    deployed = ServeDeploySchema.model_validate(config)
-    assert [application.import_path for application in deployed.applications] == ["glyphrun_serve.app:build_app"]
-    assert set(config) <= set(ServeDeploySchema.model_fields)
-    assert set(config["applications"][0]) <= set(ServeApplicationSchema.model_fields)
-    assert set(config["http_options"]) <= set(HTTPOptionsSchema.model_fields)
-    settings = ServeSettings.model_validate({**config["applications"][0]["args"], "bundle": bundle})
-    assert config["http_options"]["request_timeout_s"] > settings.limits.answer_s
+def test_options_of_a_deployment_that_the_graph_lacks_are_refused(bundle: Path) -> None:
+    settings = ServeSettings(bundle=bundle)
     assert build_app(settings)
+    assert application(settings, {"recognizer": {"autoscaling_config": {"max_replicas": 2}}})
+    with pytest.raises(ValueError, match="no deployment 'http'; it has gateway, preprocess, recognizer"):
+        application(settings, {"http": {"num_replicas": 2}})
 
 
 class StrainedReader:
@@ -47,15 +40,17 @@ class StrainedReader:
     def __init__(self, card: ModelCard) -> None:
         self.card = card
 
-    async def read(self, frames: Sequence[bytes], *, name: str, explain: bool) -> Unanswered:
+    async def read(self, frames: Sequence[bytes], *, name: str, explain: bool) -> Unanswered | Failed:
         if frames[0] == b"slow":
             await asyncio.sleep(60)
         if frames[0] == b"divided":
             return Unanswered("1 of the 2 members that must answer did: two late")
-        raise Busy
+        if frames[0] == b"poison":
+            return Failed("RuntimeError: out of tune")
+        raise Lost if frames[0] == b"killed" else Busy
 
-    async def ready(self) -> bool:
-        return False
+    async def ready(self) -> dict[str, ColdStart]:
+        return {}
 
 
 def test_a_loading_busy_slow_or_divided_model_answers_503_in_the_same_shape(bundle: Path) -> None:
@@ -68,13 +63,20 @@ def test_a_loading_busy_slow_or_divided_model_answers_503_in_the_same_shape(bund
                 await client.post("/v1/recognize", files=upload(b"any")),
                 await client.post("/v1/recognize", files=upload(b"slow")),
                 await client.post("/v1/recognize", files=upload(b"divided")),
+                await client.post("/v1/recognize", files=upload(b"killed")),
+                await client.post("/v1/recognize", files=upload(b"poison")),
             ]
 
-    loading, busy, slow, divided = asyncio.run(ask())
+    loading, busy, slow, divided, killed, poison = asyncio.run(ask())
     assert_refused(loading, 503, "not_ready", "still loading")
     assert_refused(busy, 503, "busy", "try again")
     assert_refused(slow, 503, "too_slow", "within 0.1 s")
     assert_refused(divided, 503, "no_quorum", "1 of the 2 members that must answer did: two late; try again")
+    assert_refused(killed, 503, "broken_off", "try again")
+    for refused in (loading, busy, slow, divided, killed):
+        assert int(refused.headers["retry-after"]) > 0
+    assert_refused(poison, 500, "model_failed", "RuntimeError: out of tune")
+    assert "retry-after" not in poison.headers
 
 
 def test_a_changed_bundle_is_refused_before_anything_starts(bundle: Path, tmp_path: Path) -> None:
@@ -88,6 +90,6 @@ def test_a_changed_bundle_is_refused_before_anything_starts(bundle: Path, tmp_pa
         run(ServeSettings(bundle=changed), port=0)
 
 
-def test_what_takes_requests_starts_without_torch() -> None:
-    said = "import sys, glyphrun_serve.ingress; print('torch' in sys.modules)"
+def test_what_takes_requests_and_decodes_images_starts_without_torch() -> None:
+    said = "import sys, glyphrun_serve.ingress, glyphrun_serve.preprocess; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True).stdout == "False\n"

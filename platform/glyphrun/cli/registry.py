@@ -140,22 +140,39 @@ def diff(
 @app.command()
 def serve(
     model: ModelArgument,
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes any free one.", min=0, max=65535)] = 8000,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int | None,
+        typer.Option(help="Port to listen on, 8000 by default; 0 takes any free one.", min=0, max=65535),
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on, 127.0.0.1 by default.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="Serve config whose settings the model is served with; its bundle is not.", show_default=False
+        ),
+    ] = None,
     registry: RegistryOption = REGISTRY,
 ) -> None:
     """Serve a model over HTTP with a page to try it, until Ctrl-C.
 
-    Example: [bold]glyphrun serve shirt-numbers[/]
+    Examples: [bold]glyphrun serve shirt-numbers[/], [bold]glyphrun serve shirt-numbers --config serve/configs/local.yaml[/]
     """
 
     from glyphrun.cluster import gpus, wait_for_interrupt
     from glyphrun.registry import Registry
     from glyphrun_serve.app import ServeSettings, run
+    from glyphrun_serve.config_check import ServeConfig, read_config
 
     with plain_errors():
         bundle = Registry(registry).resolve(model)
-    with plain_errors(), run(ServeSettings(bundle=bundle, gpus=gpus()), host=host, port=port) as server:
+        plain = ServeConfig(ServeSettings(bundle=bundle, gpus=gpus()))
+        chosen = plain if config is None else read_config(config, bundle)
+        host, port = host or chosen.host, chosen.port if port is None else port
+    with plain_errors(), run(chosen.settings, host=host, port=port, options=chosen.options) as server:
+        for name, start in server.started.items():
+            parts = {"imports": start.import_ms, "load": start.load_ms, "warm-up": start.warm_up_ms}
+            console.print(f"{name}: {', '.join(f'{part} {spent / 1e3:.2f} s' for part, spent in parts.items())}")
+        console.print(f"Ready after {server.ready_s:.1f} s")
         console.print(f"{server.url}/  (Ctrl-C stops)", soft_wrap=True)
         wait_for_interrupt()
     console.print("Stopped.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from glyphrun.images import ImageProcessor
 from glyphrun.sweeps.errors import ExperimentError
 from glyphrun.sweeps.preflight import ACCELERATOR, Need
 
-REPLICAS = "recognizer"  # the deployment that computes; the HTTP ingress reserves nothing
+REPLICAS = "recognizer"  # the deployment that computes, or recognizer-MEMBER for each of an ensemble
 
 
 def data_need(cpus: int) -> Need:
@@ -23,10 +23,10 @@ def data_need(cpus: int) -> Need:
 
 
 def serve_needs(path: Path) -> list[Need]:
-    """What the replicas of a Serve config take, an application each. Raises ExperimentError for what is no Serve config."""
+    """What the replicas of a Serve config take at first. Raises ExperimentError for what is no Serve config."""
     try:
         declared = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return [_replicas(application) for application in declared["applications"]]
+        return [need for application in declared["applications"] for need in _replicas(application)]
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ExperimentError(f"{path} cannot be read: {error}") from None
     except (KeyError, TypeError, AttributeError):
@@ -52,17 +52,25 @@ def _frames(shard: Path) -> int:
     return sum(metadata.row_group(group).column(place).num_values for group in range(metadata.num_row_groups))
 
 
-def _replicas(application: dict[str, Any]) -> Need:
+def _replicas(application: dict[str, Any]) -> Iterator[Need]:
+    """Recognizers that the config does not name are as its arguments say; other deployments reserve what is named alone."""
     given = application.get("args", {})
-    declared = {one["name"]: one for one in application.get("deployments", [])}.get(REPLICAS, {})
-    options = declared.get("ray_actor_options", {})
-    resources = {
-        "CPU": float(options.get("num_cpus", given.get("cpus", 1))),
-        "GPU": float(options.get("num_gpus", given.get("gpus", 0))),
-        **options.get("resources", {}),
-    }
-    if kind := options.get("accelerator_type"):
-        resources[f"{ACCELERATOR}{kind}"] = 0.001
-    return Need(
-        f"Serve's {application['name']}", resources, int(declared.get("num_replicas", given.get("replicas", 1)))
-    )
+    declared = {one["name"]: one for one in application.get("deployments", [])}
+    recognizers = [name for name in declared if name.startswith(REPLICAS)] or [REPLICAS]
+    for name in dict.fromkeys([*recognizers, *declared]):
+        deployment, computes = declared.get(name, {}), name in recognizers
+        options = deployment.get("ray_actor_options", {})
+        share = 1 / len(recognizers) if computes else 0
+        resources = {
+            "CPU": float(options.get("num_cpus", share * given.get("cpus", 1))),
+            "GPU": float(options.get("num_gpus", share * given.get("gpus", 0))),
+            **options.get("resources", {}),
+        }
+        if kind := options.get("accelerator_type"):
+            resources[f"{ACCELERATOR}{kind}"] = 0.001
+        scaling = deployment.get("autoscaling_config") or {"min_replicas": given.get("replicas", 1) if computes else 1}
+        if computes or any(resources.values()):
+            what = application["name"] if name == REPLICAS else f"{application['name']}, {name},"
+            yield Need(
+                f"Serve's {what}", resources, int(deployment.get("num_replicas", scaling.get("min_replicas", 1)))
+            )

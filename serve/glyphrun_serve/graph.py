@@ -1,0 +1,153 @@
+"""The serving graph of a bundle: gateway → preprocess → recognizers, whose members vote in the gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+
+from glyphrun.bundle import MEMBERS, BundleManifest, parse_manifest, provenance_of, read_manifest
+from glyphrun.device import Precision
+from glyphrun.images import ImageProcessor
+from glyphrun.members import Jury
+from glyphrun_serve.batching import Batching
+from glyphrun_serve.deployments import RecognizerReplica
+from glyphrun_serve.ingress import Ingress
+from glyphrun_serve.limits import Limits
+from glyphrun_serve.preprocess import Preprocess
+from glyphrun_serve.schemas import ModelCard
+
+GATEWAY, PREPROCESS, RECOGNIZER = "gateway", "preprocess", "recognizer"
+
+Options = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the recognizers of a graph have for each replica; members of an ensemble share it in equal parts."""
+
+    replicas: int = 1
+    cpus: float = 1
+    gpus: float = 0
+
+
+def graph(
+    bundle: Path,
+    *,
+    limits: Limits,
+    batching: Batching,
+    precision: Precision | None,
+    resources: Resources,
+    options: Options,
+) -> serve.Application:
+    """The deployments of a bundle; options: those of Serve that differ from what is set here, by deployment.
+
+    Raises BundleError, and ValueError for options of a deployment that there is not.
+    """
+    manifest = read_manifest(bundle)
+    parts = parts_of(bundle, manifest)
+    expect_deployments(options, parts)
+    processors = tuple(dict.fromkeys(part.processor for part in parts.values()))
+    # Above it a request is refused in the one error shape, which Serve's own would not have.
+    queued = max(16 * batching.most, 4 * limits.items)
+    share = 1 / len(parts)
+    recognizers = {
+        name: _deployment(
+            RecognizerReplica,
+            part.deployment,
+            options,
+            num_replicas=resources.replicas,
+            # Twice a batch, so that the next one fills while one is read.
+            max_ongoing_requests=2 * batching.most,
+            max_queued_requests=queued,
+            ray_actor_options={"num_cpus": resources.cpus * share, "num_gpus": resources.gpus * share},
+        ).bind(part.folder, batching, precision, processors.index(part.processor))
+        for name, part in parts.items()
+    }
+    # These two reserve nothing, so that the whole graph has room on one processor; t4.yaml says what they take on many.
+    preprocess = _deployment(
+        Preprocess,
+        PREPROCESS,
+        options,
+        max_ongoing_requests=2 * batching.most,
+        max_queued_requests=queued,
+        ray_actor_options={"num_cpus": 0},
+    ).bind(processors)
+    gateway = _deployment(
+        serve.ingress()(Ingress), GATEWAY, options, max_ongoing_requests=4096, ray_actor_options={"num_cpus": 0}
+    )
+    return gateway.bind(preprocess, recognizers, jury_of(bundle, manifest), model_card(bundle), limits)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A bundle of the graph that has replicas of its own."""
+
+    deployment: str
+    folder: Path
+    processor: ImageProcessor
+    decode: dict[str, Any]
+
+
+def parts_of(bundle: Path, manifest: BundleManifest) -> dict[str, Part]:
+    """A recognizer for each member that votes, by its name; a single one and members that are averaged are one."""
+    if jury_of(bundle, manifest) is None:
+        return {RECOGNIZER: _part(RECOGNIZER, bundle, manifest)}
+    homes = {member: bundle / MEMBERS / member for member in manifest.recognizer["members"]}
+    return {member: _part(f"{RECOGNIZER}-{member}", home, parse_manifest(home)) for member, home in homes.items()}
+
+
+def jury_of(bundle: Path, manifest: BundleManifest) -> Jury | None:
+    """How the members of a bundle vote; None where one recognizer answers, or several that are averaged."""
+    if manifest.ensemble is None or manifest.ensemble.vote == "average":
+        return None
+    return Jury(manifest.ensemble, manifest.decode, provenance_of(manifest), bundle)
+
+
+def expect_deployments(options: Options, parts: Mapping[str, Part]) -> None:
+    """Raises ValueError for options of a deployment that the graph lacks."""
+    known = [GATEWAY, PREPROCESS, *(part.deployment for part in parts.values())]
+    for name in options:
+        if name not in known:
+            raise ValueError(f"this bundle's graph has no deployment {name!r}; it has {', '.join(known)}")
+
+
+def model_card(bundle: Path) -> ModelCard:
+    """What clients are told about the model of a bundle whose hashes are known to be right."""
+    manifest = parse_manifest(bundle)
+    parts = parts_of(bundle, manifest)
+    declared = manifest.model_dump(mode="json")
+    decode = declared["decode"]
+    if declared["ensemble"]:
+        decode = {"ensemble": declared["ensemble"], **decode}
+    if len(parts) > 1:
+        decode["members"] = {name: part.decode for name, part in parts.items()}
+    return ModelCard(
+        name=manifest.name,
+        version=str(manifest.version),
+        kind=manifest.recognizer["kind"],
+        members=manifest.recognizer.get("members", {}),
+        vote=manifest.ensemble.vote if manifest.ensemble else None,
+        charset=manifest.codec.get("charset", ""),
+        max_length=manifest.codec["max_length"],
+        height=manifest.processor.height,
+        width=manifest.processor.width,
+        decode=decode,
+        metrics=manifest.metrics,
+        provenance=manifest.provenance,
+    )
+
+
+def _part(deployment: str, folder: Path, manifest: BundleManifest) -> Part:
+    return Part(deployment, folder, manifest.processor, manifest.decode.model_dump(mode="json"))
+
+
+def _deployment(shell: type, name: str, options: Options, **defaults: Any) -> serve.Deployment:
+    chosen = {**defaults, **options.get(name, {})}
+    if chosen.get("autoscaling_config") is not None:
+        chosen.pop("num_replicas", None)
+    # By default Serve stops a replica before the one that takes its place is up.
+    return serve.deployment(name=name, **{"max_surge_percent": 100, **chosen})(shell)

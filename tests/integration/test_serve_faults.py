@@ -1,0 +1,193 @@
+"""A served ensemble under load while its processes are killed: clients see degraded answers, and no failed request."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from glyphrun.ensemble_bundle import load_reader
+from glyphrun.ensembled import make_ensemble
+from glyphrun.members import EnsembleSettings
+from glyphrun_serve.app import Server, ServeSettings, run
+from glyphrun_serve.batching import Batching
+from serving import assert_refused, assert_same_reading, picture, upload
+from tiny_bundles import save_tiny_bundle
+
+MEMBERS = ("one", "two", "three")
+TRACKLET = [picture(seed) for seed in (2, 3, 4)]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundles")
+    members = {
+        name: save_tiny_bundle(folder / name, "query-digits-nano", seed=seed, vote_floor=0.0)
+        for seed, name in enumerate(MEMBERS)
+    }
+    settings = EnsembleSettings(weights={"two": 2.0})
+    make_ensemble(members, folder / "ensemble", settings)
+    return folder / "ensemble"
+
+
+@pytest.fixture(scope="module")
+def server(bundle: Path) -> Iterator[Server]:
+    settings = ServeSettings(bundle=bundle, precision="float32", batching=Batching(most=4))
+    # A second replica of one member, and a queue so short that a burst fills it.
+    options = {
+        "recognizer-one": {"num_replicas": 2},
+        "preprocess": {"max_ongoing_requests": 4, "max_queued_requests": 8},
+    }
+    with run(settings, port=0, options=options) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as client:
+        yield client
+
+
+@dataclass
+class Load:
+    """What clients who ask one question after another were answered."""
+
+    answers: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def after(self, count: int) -> dict[str, Any]:
+        """The last answer, once there are so many more."""
+        target, end = len(self.answers) + count, monotonic() + 60
+        while len(self.answers) < target:
+            assert monotonic() < end, f"answers stay away: {self.failures}"
+            sleep(0.02)
+        return self.answers[-1]
+
+    def until(self, degraded: bool) -> None:
+        end = monotonic() + 60
+        while self.after(1)["degraded"] != degraded:
+            assert monotonic() < end, self.answers[-1]
+
+
+@contextmanager
+def load(server: Server, clients: int = 3) -> Iterator[Load]:
+    made, stop = Load(), threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as client:
+            while not stop.wait(0.05):
+                response = client.post("/v1/recognize", files=upload(*TRACKLET))
+                if response.status_code == 200:
+                    made.answers.append(response.json())
+                else:
+                    made.failures.append(response.text)
+
+    threads = [threading.Thread(target=ask) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield made
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def replicas(deployment: str) -> list[int]:
+    """Processes of a deployment that this test's own Ray has started."""
+    return [
+        process.pid
+        for process in psutil.Process().children(recursive=True)
+        if " ".join(process.cmdline()).startswith(f"ray::ServeReplica:glyphrun:{deployment}")
+    ]
+
+
+def kill(process: int) -> None:
+    os.kill(process, signal.SIGKILL)
+
+
+def silent(answer: dict[str, Any]) -> dict[str, str]:
+    return {said["member"]: said["status"] for said in answer["members"] if said["status"] != "voted"}
+
+
+def test_members_in_processes_of_their_own_answer_as_they_do_in_one(client: httpx.Client, bundle: Path) -> None:
+    ensemble = load_reader(bundle, precision="float32")
+    answer = client.post("/v1/recognize", files=upload(*TRACKLET)).json()
+    (expected,) = ensemble.read([TRACKLET])
+    assert_same_reading(answer, expected)
+    assert [(said["member"], said["text"], said["status"]) for said in answer["members"]] == [
+        (ballot.member, ballot.text, "voted") for ballot in expected.members
+    ]
+    for said, ballot in zip(answer["members"], expected.members, strict=True):
+        assert said["confidence"] == pytest.approx(ballot.confidence, abs=1e-4)
+        assert said["weight"] == pytest.approx(ballot.weight, abs=1e-4)
+        assert 0 < said["ms"] <= answer["timings_ms"]["total"]
+    assert answer["degraded"] is False
+    assert {"decode", "read", "vote", "total"} <= set(answer["timings_ms"])
+    told = answer["model"]
+    assert (told["name"], told["version"]) == (bundle.name, "0")
+    assert told["decode"]["ensemble"] == {"vote": "mbr", "weights": {"two": 2.0}, "deadline_ms": {}, "quorum": 1}
+    assert list(told["decode"]["members"]) == list(MEMBERS)
+    assert told["decode"]["members"]["one"]["search"] == "greedy"
+
+
+def test_it_is_ready_once_every_member_is_warm_and_says_how_long_that_took(
+    client: httpx.Client, server: Server
+) -> None:
+    started = client.get("/readyz").json()["started"]
+    assert set(started) == {"preprocess", *(f"recognizer-{name}" for name in MEMBERS)} == set(server.started)
+    assert all(
+        started[f"recognizer-{name}"]["load_ms"] > 0 < started[f"recognizer-{name}"]["warm_up_ms"] for name in MEMBERS
+    )
+    assert server.ready_s > max(start.load_ms for start in server.started.values()) / 1e3
+
+
+def test_a_damaged_image_is_the_items_fault_and_features_are_a_single_recognizers(client: httpx.Client) -> None:
+    damaged = client.post("/v1/recognize", files=upload(picture(1), b"text"))
+    assert_refused(damaged, 422, "bad_image", "The tracklet, frame 1")
+    assert_refused(client.post("/v1/embed", files=upload(picture(1))), 501, "unsupported", "ask one of one, two, three")
+
+
+def test_what_a_full_queue_turns_away_is_told_when_to_come_again(server: Server) -> None:
+    async def burst() -> list[httpx.Response]:
+        limits = httpx.Limits(max_connections=80)
+        async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=60, limits=limits) as client:
+            return await asyncio.gather(*(client.post("/v1/recognize", files=upload(*TRACKLET)) for _ in range(80)))
+
+    responses = asyncio.run(burst())
+    refused = [response for response in responses if response.status_code != 200]
+    assert 0 < len(refused) < 80
+    for response in refused:
+        assert_refused(response, 503, "busy", "try again")
+        assert int(response.headers["retry-after"]) > 0
+    assert not any(response.json()["degraded"] for response in responses if response.status_code == 200)
+
+
+def test_killed_processes_cost_no_request(server: Server) -> None:
+    with load(server) as told:
+        told.after(5)
+        # One of two replicas: what it had is asked again.
+        kill(replicas("recognizer-one")[0])
+        told.after(10)
+        kill(replicas("preprocess")[0])
+        told.after(10)
+        # All that a member has.
+        told.until(degraded=False)
+        kill(replicas("recognizer-two")[0])
+        told.until(degraded=True)
+        assert list(silent(told.answers[-1])) == ["two"]
+        told.until(degraded=False)
+        told.after(3)
+    assert told.failures == []
+    assert {answer["text"] for answer in told.answers if not answer["degraded"]} == {told.answers[0]["text"]}
