@@ -204,8 +204,13 @@ def prepare_frames(
     if not frames:
         raise ValueError(f"{name} has no frames: give at least one image")
     named = [(f"{name}, frame {number}" if len(frames) > 1 else name, data) for number, data in enumerate(frames)]
-    images = [decode_image(data, name=label) for label, data in named]
-    return tuple(stack_frames([processor(image) for image in images], processor.padding) for processor in processors)
+    made: list[list[Frame]] = [[] for _ in processors]
+    for label, data in named:
+        # Decoded pictures are large and what is made of them is small: one of them is held at a time.
+        image = decode_image(data, name=label)
+        for frames_of_one, processor in zip(made, processors, strict=True):
+            frames_of_one.append(processor(image))
+    return tuple(stack_frames(one, processor.padding) for one, processor in zip(made, processors, strict=True))
 
 
 def read_frames(path: Path) -> list[bytes]:
