@@ -89,6 +89,7 @@ def assert_refused(
 ) -> None:
     assert response.status_code == status, response.text
     error = response.json()["error"]
-    assert response.json() == {"error": {"code": code, "message": error["message"], "item": item}}
+    named = {"request_id": response.headers["x-request-id"]}
+    assert response.json() == {"error": {"code": code, "message": error["message"], "item": item, **named}}
     assert words in error["message"]
     assert error["message"].endswith(".")

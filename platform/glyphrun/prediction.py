@@ -26,6 +26,7 @@ class Prediction:
     alone or windows vote). n_best: readings, best first. votes: what each frame or each window says; where all frames
     are read together, what each frame says alone if that was asked for. members: what each recognizer of an ensemble says.
     timings: milliseconds of the batch that the item was read in, a stage each. provenance: where the weights come from.
+    batch: how many requests a server read together with it, itself among them.
     """
 
     text: str
@@ -36,6 +37,7 @@ class Prediction:
     members: tuple[MemberBallot, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)
     provenance: dict[str, str] = field(default_factory=dict)
+    batch: int = 1
 
 
 def spelt(found: TokenHypothesis, codec: Codec | SubwordCodec) -> Hypothesis:

@@ -22,6 +22,7 @@ from ray.serve.schema import LoggingConfig
 
 from glyphrun.device import Precision
 from glyphrun.target import LatencyBudget
+from glyphrun_serve.access import Access
 from glyphrun_serve.batching import Batching
 from glyphrun_serve.graph import Options, Resources, graph
 from glyphrun_serve.limits import Limits
@@ -49,6 +50,7 @@ class ServeSettings(BaseModel):
 
     bundle: Path
     limits: Limits = Limits()
+    access: Access = Access()
     batching: Batching = Batching()
     precision: Precision | None = None
     replicas: int = Field(default=1, gt=0)
@@ -96,6 +98,7 @@ def application(settings: ServeSettings, options: Options) -> serve.Application:
     return graph(
         settings.bundle.resolve(),
         limits=settings.limits,
+        guard=settings.access.guard(),
         batching=settings.batching,
         precision=settings.precision,
         resources=Resources(settings.replicas, settings.cpus, settings.gpus),
@@ -111,8 +114,10 @@ def run(
     options: what a Serve config says of its deployments, by their names.
 
     A Ray that runs in this process is used, else a local one is started and stopped again with the server. Raises
-    ServeError if the port is taken, if Serve already runs or if the model does not get ready.
+    ServeError if the port is taken, if Serve already runs or if the model does not get ready; TokensError if others could
+    reach the host and there are no tokens.
     """
+    settings.access.check_host(host)
     began = monotonic()
     port = free_port(host, port)
     served = application(settings, options or {})

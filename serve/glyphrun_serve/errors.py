@@ -7,6 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from glyphrun_serve.request_ids import current_request
 from glyphrun_serve.schemas import ErrorAnswer, ErrorDetail
 
 _CODES = {
@@ -15,38 +16,51 @@ _CODES = {
     405: "method_not_allowed",
     413: "too_large",
 }
-
 RETRY_AFTER_S = "2"  # about as long as a full queue takes to be read, and a part of what a new replica takes
 
 
 class RequestError(HTTPException):
     """A request, or one item of it, that cannot be answered: a status, a code for programs and a sentence for people."""
 
-    def __init__(self, status: int, code: str, message: str, *, item: int | None = None) -> None:
-        super().__init__(status, message, {"Retry-After": RETRY_AFTER_S} if status == 503 else None)
+    def __init__(
+        self, status: int, code: str, message: str, *, item: int | None = None, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(status, message, headers)
         self.code = code
         self.item = item
 
     def answer(self) -> ErrorAnswer:
-        return ErrorAnswer(error=ErrorDetail(code=self.code, message=str(self.detail), item=self.item))
+        named = current_request.get()
+        return ErrorAnswer(
+            error=ErrorDetail(code=self.code, message=str(self.detail), item=self.item, request_id=named)
+        )
 
 
-def error_response(error: RequestError, headers: dict[str, str] | None = None) -> JSONResponse:
+def error_response(error: RequestError) -> JSONResponse:
+    headers = dict(error.headers or {})
+    if error.status_code == 503:
+        headers.setdefault("Retry-After", RETRY_AFTER_S)
     return JSONResponse(error.answer().model_dump(), error.status_code, headers)
 
 
+def failure_response() -> JSONResponse:
+    """The answer to a request on which the server failed."""
+    return error_response(
+        RequestError(500, "internal", "The server failed on this request; its log says why. Try again later.")
+    )
+
+
 def answer_errors_as_json(app: FastAPI) -> None:
-    """Give every failure of the app the shape of ErrorAnswer, those of the framework too."""
+    """Give every refusal by the app the shape of ErrorAnswer, those of the framework too."""
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
-    app.add_exception_handler(Exception, _on_failure)
 
 
 def _on_http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    headers = dict(error.headers or {})
     if isinstance(error, RequestError):
-        return error_response(error, headers)
+        return error_response(error)
+    headers = dict(error.headers or {})
     message = str(error.detail)
     if error.status_code == 404:
         message = f"There is nothing at {request.url.path}; /docs lists what there is."
@@ -56,7 +70,7 @@ def _on_http_error(request: Request, error: Exception) -> JSONResponse:
     elif error.status_code == 400:
         message = f"The body cannot be read ({message}); /docs shows its shape."
     code = _CODES.get(error.status_code, f"http_{error.status_code}")
-    return error_response(RequestError(error.status_code, code, message), headers)
+    return error_response(RequestError(error.status_code, code, message, headers=headers))
 
 
 def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
@@ -70,13 +84,3 @@ def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
     else:
         message = f"The request's {place or 'body'} is wrong ({first['msg']}); /docs shows its shape."
     return error_response(RequestError(422, "invalid_request", message))
-
-
-def _on_failure(request: Request, error: Exception) -> JSONResponse:
-    return error_response(
-        RequestError(
-            500,
-            "internal",
-            "The server failed on this request; its log says why. Try again later.",
-        )
-    )

@@ -13,6 +13,7 @@ from glyphrun.bundle import MEMBERS, BundleManifest, parse_manifest, provenance_
 from glyphrun.device import Precision
 from glyphrun.images import ImageProcessor
 from glyphrun.members import Jury
+from glyphrun_serve.access import Guard
 from glyphrun_serve.batching import Batching
 from glyphrun_serve.deployments import RecognizerReplica
 from glyphrun_serve.ingress import Ingress
@@ -38,6 +39,7 @@ def graph(
     bundle: Path,
     *,
     limits: Limits,
+    guard: Guard,
     batching: Batching,
     precision: Precision | None,
     resources: Resources,
@@ -79,7 +81,7 @@ def graph(
     gateway = _deployment(
         serve.ingress()(Ingress), GATEWAY, options, max_ongoing_requests=4096, ray_actor_options={"num_cpus": 0}
     )
-    return gateway.bind(preprocess, recognizers, jury_of(bundle, manifest), model_card(bundle), limits)
+    return gateway.bind(preprocess, recognizers, jury_of(bundle, manifest), model_card(bundle), limits, guard)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from glyphrun.encoded import Embedding
 from glyphrun.members import EnsembleError, Jury, Reading, no_features, vote_of_members
 from glyphrun.prediction import Prediction
 from glyphrun.stopwatch import milliseconds_since
+from glyphrun_serve.access import Guard
 from glyphrun_serve.calls import BUSY, answer_of
 from glyphrun_serve.limits import Limits
 from glyphrun_serve.panel import Panel
@@ -42,6 +43,7 @@ class Ingress:
         jury: Jury | None,
         card: ModelCard,
         limits: Limits,
+        guard: Guard,
     ) -> None:
         """recognizers: by their members' names; one that answers alone needs no jury."""
         self.card = card
@@ -53,9 +55,10 @@ class Ingress:
             self._corrector = jury.corrector()
             self._panel = Panel(list(recognizers), jury.settings, limits.member_s)
         self._started = False
+        self._guard = guard
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return http_app(self, self._limits)
+        return http_app(self, self._limits, self._guard, named_outside=True)
 
     async def read(self, frames: Sequence[bytes], *, name: str, explain: bool) -> Found:
         """What the recognizer says of an item, or its members together."""

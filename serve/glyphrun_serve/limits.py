@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from base64 import b64decode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,18 +15,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from glyphrun.images import FORMATS, MAX_PIXELS
 from glyphrun_serve.errors import RequestError, error_response
 
+CLOSE = {"Connection": "close"}  # the rest of the body is not read
+
 
 class Limits(BaseModel):
     """The most that one request may hold; more is answered with 413.
 
     pixels bounds one frame, request_pixels all frames of a request: small files can hold very large images.
-    answer_s is the time after which a request that is still waiting is answered with 503; member_s the time after which a
-    quorum of an ensemble answers without a member that has no deadline of its own.
+    body_s is the time in which a body must arrive, else 408. answer_s is the time after which a request that is still
+    waiting is answered with 503; member_s the time after which a quorum of an ensemble answers without a member that has no
+    deadline of its own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     body_bytes: int = Field(default=16 * 1024**2, gt=0)
+    body_s: float = Field(default=60.0, gt=0)
     items: int = Field(default=64, gt=0)
     frames: int = Field(default=64, gt=0)
     pixels: int = Field(default=16_000_000, gt=0, le=MAX_PIXELS)
@@ -102,36 +107,51 @@ def stated_pixels(data: bytes) -> int:
 
 
 class BodyLimit:
-    """ASGI middleware that refuses bodies over a number of bytes, whether their length is stated or they come chunked."""
+    """ASGI middleware that refuses bodies that are too large, stated or chunked, or that come too slowly.
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
+    larger: bytes that a body may have at other paths.
+    """
+
+    def __init__(self, app: ASGIApp, limits: Limits, larger: Mapping[str, int]) -> None:
         self.app = app
-        self.most = most
+        self._limits = limits
+        self._larger = larger
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        too_large = RequestError(
-            413,
-            "body_too_large",
-            f"The body is larger than {self.most:,} bytes; send fewer or smaller images.",
-        )
+        most = self._larger.get(scope["path"], self._limits.body_bytes)
+        message = f"The body is larger than {most:,} bytes; send less at a time."
+        too_large = RequestError(413, "body_too_large", message, headers=CLOSE)
+        message = f"The body did not arrive within {self._limits.body_s:g} s; send it faster, or less of it."
+        too_slow = RequestError(408, "body_too_slow", message, headers=CLOSE)
         stated = Headers(scope=scope).get("content-length", "")
-        if stated.isdecimal() and int(stated) > self.most:
-            await error_response(too_large, {"Connection": "close"})(scope, receive, send)
+        if stated.isdecimal() and (len(stated) > 18 or int(stated) > most):
+            await error_response(too_large)(scope, receive, send)
             return
-        received = 0
+        received, whole = 0, False
+        deadline = asyncio.get_running_loop().time() + self._limits.body_s
 
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
+        async def bounded() -> Message:
+            nonlocal received, whole
+            if whole:  # what comes next is the news that the client has gone
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError as error:
+                raise too_slow from error
+            whole = not message.get("more_body", False)
             received += len(message.get("body", b""))
-            if received > self.most:
+            if received > most:
                 raise too_large
             return message
 
-        await self.app(scope, counted, send)
+        try:
+            await self.app(scope, bounded, send)
+        except RequestError as error:  # raised where nothing else answers it: by a middleware that reads the body
+            await error_response(error)(scope, receive, send)
 
 
 def _from_base64(text: object, name: str, item: int) -> bytes:

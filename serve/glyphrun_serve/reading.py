@@ -106,6 +106,7 @@ class QueuedReader:
                     "wait": (started - item.since) * 1e3,
                     **found[number].timings,
                 },
+                batch=len(items),
             )
             for number, item in enumerate(items)
         ]

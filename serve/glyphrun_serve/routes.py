@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Annotated, Any, Protocol, TypeVar
 
 from fastapi import FastAPI, File, UploadFile
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, PlainTextResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.concurrency import run_in_threadpool
 from starlette.staticfiles import StaticFiles
 
 import glyphrun_serve.schemas as wire
 from glyphrun.encoded import Embedding
 from glyphrun.prediction import Prediction
+from glyphrun_serve.access import Gate, Guard
 from glyphrun_serve.errors import RequestError, answer_errors_as_json
+from glyphrun_serve.idempotency import Idempotent, KeptAnswers
 from glyphrun_serve.limits import BodyLimit, Limits
+from glyphrun_serve.metrics import Metrics
+from glyphrun_serve.observe import Log, Observed, log_to_stderr
 
+ANSWERED_ONCE = frozenset({"/v1/recognize", "/v1/recognize/batch", "/v1/embed"})
 STATIC = Path(__file__).parent / "static"
 
 # The page needs nothing from elsewhere, so a browser may refuse everything from elsewhere.
@@ -94,8 +100,16 @@ class Reader(Protocol):
         """How long each part took to start; empty while there would be no answers."""
 
 
-def http_app(reader: Reader, limits: Limits) -> FastAPI:
-    """The routes over a reader."""
+def http_app(
+    reader: Reader,
+    limits: Limits,
+    guard: Guard = Guard(),
+    *,
+    clock: Callable[[], float] = monotonic,
+    log: Log = log_to_stderr,
+    named_outside: bool = False,
+) -> FastAPI:
+    """The routes over a reader. clock: seconds that never go back. named_outside: as ``Observed`` has it."""
     app = FastAPI(
         title="glyphrun",
         summary="Reads numbers and text in still images and in tracklets.",
@@ -103,7 +117,12 @@ def http_app(reader: Reader, limits: Limits) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.add_middleware(BodyLimit, most=limits.body_bytes)
+    metrics = Metrics()
+    # The last one added is the outermost: what is refused is seen, and is refused before its body is taken.
+    app.add_middleware(Idempotent, kept=KeptAnswers(clock), paths=ANSWERED_ONCE)
+    app.add_middleware(BodyLimit, limits=limits, larger={})
+    app.add_middleware(Gate, guard=guard, clock=clock)
+    app.add_middleware(Observed, metrics=metrics, clock=clock, log=log, named_outside=named_outside)
     answer_errors_as_json(app)
     identity = reader.card.identity()
 
@@ -138,7 +157,9 @@ def http_app(reader: Reader, limits: Limits) -> FastAPI:
 
     async def read(frames: Sequence[bytes], name: str, explain: bool, item: int | None = None) -> wire.Answer:
         started = perf_counter()
-        found = await within_limits(reader.read(frames, name=name, explain=explain), item)
+        with metrics.waiting():
+            found = await within_limits(reader.read(frames, name=name, explain=explain), item)
+        metrics.read(found)
         return wire.answer(found, identity, (perf_counter() - started) * 1e3)
 
     async def uploaded(frames: list[UploadFile]) -> tuple[list[bytes], str]:
@@ -202,6 +223,11 @@ def http_app(reader: Reader, limits: Limits) -> FastAPI:
                 "The model is still loading; try again in a few seconds.",
             )
         return wire.Ready(status="ready", started=started)
+
+    @app.get("/metrics", response_class=PlainTextResponse, tags=["health"])
+    async def exposition() -> Response:
+        """What Prometheus collects."""
+        return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:

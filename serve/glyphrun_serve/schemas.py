@@ -111,6 +111,7 @@ class ErrorDetail(BaseModel):
     code: str
     message: str = Field(description="What was wrong and what to do.")
     item: int | None = Field(default=None, description="Which item of a batch, counted from 0.")
+    request_id: str | None = Field(default=None, description="As in the header X-Request-Id and in the server's log.")
 
 
 class ErrorAnswer(BaseModel):

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import typer
 
-from glyphrun.cli import cluster, data, decoding, ensembles, language, promotion, reading, recognizers, registry, runs
+from glyphrun.cli import (
+    access,
+    cluster,
+    data,
+    decoding,
+    ensembles,
+    language,
+    promotion,
+    reading,
+    recognizers,
+    registry,
+    runs,
+)
 
 app = typer.Typer(
     name="glyphrun",
@@ -24,3 +36,4 @@ app.add_typer(language.lexicon, name="lexicon")
 app.add_typer(recognizers.app)
 app.add_typer(promotion.app)
 app.add_typer(registry.app)
+app.add_typer(access.app)

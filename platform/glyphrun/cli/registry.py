@@ -144,12 +144,18 @@ def serve(
         int | None,
         typer.Option(help="Port to listen on, 8000 by default; 0 takes any free one.", min=0, max=65535),
     ] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on, 127.0.0.1 by default.")] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(help="Address to listen on, 127.0.0.1 by default; any but this machine's own needs tokens."),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
             help="Serve config whose settings the model is served with; its bundle is not.", show_default=False
         ),
+    ] = None,
+    tokens: Annotated[
+        Path | None, typer.Option(help="File of `glyphrun token`: only who bears one is answered.", show_default=False)
     ] = None,
     registry: RegistryOption = REGISTRY,
 ) -> None:
@@ -167,8 +173,11 @@ def serve(
         bundle = Registry(registry).resolve(model)
         plain = ServeConfig(ServeSettings(bundle=bundle, gpus=gpus()))
         chosen = plain if config is None else read_config(config, bundle)
+        settings = chosen.settings
+        if tokens is not None:
+            settings = settings.model_copy(update={"access": settings.access.model_copy(update={"tokens": tokens})})
         host, port = host or chosen.host, chosen.port if port is None else port
-    with plain_errors(), run(chosen.settings, host=host, port=port, options=chosen.options) as server:
+    with plain_errors(), run(settings, host=host, port=port, options=chosen.options) as server:
         for name, start in server.started.items():
             parts = {"imports": start.import_ms, "load": start.load_ms, "warm-up": start.warm_up_ms}
             console.print(f"{name}: {', '.join(f'{part} {spent / 1e3:.2f} s' for part, spent in parts.items())}")

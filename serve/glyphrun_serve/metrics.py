@@ -1,0 +1,72 @@
+"""What a Prometheus server can ask this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from glyphrun.prediction import Prediction
+
+SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
+TENTHS = tuple(tenth / 10 for tenth in range(1, 11))
+
+
+class Metrics:
+    """Counters and histograms of one application, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self._registry = of = CollectorRegistry()
+        answered = ("route", "method", "status")
+        self._requests = Counter("glyphrun_requests", "Requests answered.", answered, registry=of)
+        self._seconds = Histogram(
+            "glyphrun_request_seconds", "From request to end of answer.", ("route",), buckets=SECONDS, registry=of
+        )
+        self._in_flight = Gauge("glyphrun_requests_in_flight", "Requests that wait for their answer.", registry=of)
+        self._waiting = Gauge("glyphrun_items_in_flight", "Items that are queued or read.", registry=of)
+        self._stages = Histogram(
+            "glyphrun_stage_seconds",
+            "Stages of a reading: wait is the queue, the others are of the batch.",
+            ("stage",),
+            buckets=SECONDS,
+            registry=of,
+        )
+        self._batch = Histogram("glyphrun_batch_items", "Items read together.", buckets=BATCHES, registry=of)
+        self._confidence = Histogram("glyphrun_confidence", "Confidence of readings.", buckets=TENTHS, registry=of)
+        self._abstentions = Counter("glyphrun_abstentions", "Readings under the threshold.", registry=of)
+        self._members = Counter(
+            "glyphrun_member_answers",
+            "Members of an ensemble by what became of them.",
+            ("member", "status"),
+            registry=of,
+        )
+
+    @contextmanager
+    def in_flight(self) -> Iterator[None]:
+        with self._in_flight.track_inprogress():
+            yield
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        with self._waiting.track_inprogress():
+            yield
+
+    def answered(self, route: str, method: str, status: int, seconds: float) -> None:
+        self._requests.labels(route, method, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def read(self, prediction: Prediction) -> None:
+        self._batch.observe(prediction.batch)
+        self._confidence.observe(prediction.confidence)
+        self._abstentions.inc(prediction.abstained)
+        for stage, spent in prediction.timings.items():
+            self._stages.labels(stage).observe(spent / 1e3)
+        for member in prediction.members:
+            # A failure's reason follows its status, and would make a series of its own.
+            self._members.labels(member.member, member.status.split()[0].rstrip(":")).inc()
+
+    def exposition(self) -> bytes:
+        """The text that Prometheus reads."""
+        return generate_latest(self._registry)
