@@ -24,7 +24,8 @@ class Limits(BaseModel):
     pixels bounds one frame, request_pixels all frames of a request: small files can hold very large images.
     body_s is the time in which a body must arrive, else 408. answer_s is the time after which a request that is still
     waiting is answered with 503; member_s the time after which a quorum of an ensemble answers without a member that has no
-    deadline of its own.
+    deadline of its own. clips is how many are decoded at once; clip_s and
+    clip_frames bound what the header of one states, clip_pixels what is cut out of it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,6 +38,11 @@ class Limits(BaseModel):
     request_pixels: int = Field(default=400_000_000, gt=0)
     answer_s: float = Field(default=30.0, gt=0)
     member_s: float = Field(default=5.0, gt=0)
+    clips: int = Field(default=2, gt=0)
+    clip_bytes: int = Field(default=64 * 1024**2, gt=0)
+    clip_s: float = Field(default=60.0, gt=0)
+    clip_frames: int = Field(default=3600, gt=0)
+    clip_pixels: int = Field(default=64_000_000, gt=0)
 
     def check_items(self, count: int) -> None:
         if not count:

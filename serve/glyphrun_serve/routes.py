@@ -18,6 +18,7 @@ from starlette.staticfiles import StaticFiles
 import glyphrun_serve.schemas as wire
 from glyphrun.encoded import Embedding
 from glyphrun.prediction import Prediction
+from glyphrun_serve import video
 from glyphrun_serve.access import Gate, Guard
 from glyphrun_serve.errors import RequestError, answer_errors_as_json
 from glyphrun_serve.idempotency import Idempotent, KeptAnswers
@@ -25,6 +26,7 @@ from glyphrun_serve.limits import BodyLimit, Limits
 from glyphrun_serve.metrics import Metrics
 from glyphrun_serve.observe import Log, Observed, log_to_stderr
 
+# A clip's answer comes in parts, and is not kept.
 ANSWERED_ONCE = frozenset({"/v1/recognize", "/v1/recognize/batch", "/v1/embed"})
 STATIC = Path(__file__).parent / "static"
 
@@ -120,7 +122,7 @@ def http_app(
     metrics = Metrics()
     # The last one added is the outermost: what is refused is seen, and is refused before its body is taken.
     app.add_middleware(Idempotent, kept=KeptAnswers(clock), paths=ANSWERED_ONCE)
-    app.add_middleware(BodyLimit, limits=limits, larger={})
+    app.add_middleware(BodyLimit, limits=limits, larger={video.PATH: limits.clip_bytes})
     app.add_middleware(Gate, guard=guard, clock=clock)
     app.add_middleware(Observed, metrics=metrics, clock=clock, log=log, named_outside=named_outside)
     answer_errors_as_json(app)
@@ -201,6 +203,8 @@ def http_app(
                 return error.answer()
 
         return wire.BatchAnswer(items=await asyncio.gather(*(answered(*pair) for pair in enumerate(unpacked))))
+
+    video.add_video(app, limits, read, ERRORS)
 
     @app.get("/v1/models", tags=["models"])
     async def models() -> wire.Models:

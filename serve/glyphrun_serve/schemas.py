@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from math import exp
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
 from glyphrun.prediction import Prediction
 
 HEARD = ("voted", "averaged")
+Pixels = Annotated[float, Field(ge=-1e6, le=1e6)]
 
 
 class Reading(BaseModel):
@@ -131,6 +132,38 @@ class BatchRequest(BaseModel):
 
 class BatchAnswer(BaseModel):
     items: list[Answer | ErrorAnswer] = Field(description="In the order sent.")
+
+
+class ClipBox(BaseModel):
+    """Where a tracklet is in one frame of a clip."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tracklet: str = Field(min_length=1, max_length=200)
+    frame: int = Field(ge=0, description="Counted from 0.")
+    box: tuple[Pixels, Pixels, Pixels, Pixels] = Field(description="x, y, width and height in pixels.")
+
+
+class TrackletAnswer(BaseModel):
+    """The event `reading`: a tracklet of a clip has been read."""
+
+    tracklet: str
+    frames: list[int] = Field(description="Which frames of the clip were read, in the order of the votes.")
+    answer: Answer
+
+
+class TrackletError(BaseModel):
+    """The event `error`: a tracklet could not be read, or, where it is null, the clip breaks off."""
+
+    tracklet: str | None
+    error: ErrorDetail
+
+
+class ClipEnd(BaseModel):
+    """The event `done`: the whole clip has been read."""
+
+    tracklets: int
+    frames: int = Field(description="Pictures read in all tracklets.")
 
 
 class Health(BaseModel):

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from commands import refusal, said
 from glyphrun_serve.access import Access, Guard
 from glyphrun_serve.limits import Limits
 from glyphrun_serve.rates import Buckets, Rate
@@ -52,6 +53,13 @@ def test_a_token_is_kept_as_a_hash_that_only_its_owner_reads(tmp_path: Path) -> 
         add_token(file, "camera-1")
     with pytest.raises(TokensError, match="no name of a token"):
         add_token(file, "../camera")
+
+
+def test_the_verb_prints_the_token_and_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    made = said("token", "camera-1", "--file", str(file)).removesuffix("\n")
+    assert file.read_text() == f"camera-1:{token_hash(made)}\n"
+    assert "has a token of camera-1" in refusal("token", "camera-1", "--file", str(file))
 
 
 def test_a_file_that_is_no_list_of_hashes_is_refused_without_quoting_it(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from glyphrun_serve.graph import model_card
 from glyphrun_serve.limits import Limits
 from glyphrun_serve.routes import Busy, Failed, Lost, Unanswered, http_app
 from glyphrun_serve.schemas import ColdStart, ModelCard
+from glyphrun_serve.tokens import TokensError
 from serving import assert_refused, save_untrained, upload
 
 
@@ -88,6 +89,14 @@ def test_a_changed_bundle_is_refused_before_anything_starts(bundle: Path, tmp_pa
     weights.write_bytes(content)
     with pytest.raises(BundleError, match=r"weights\.safetensors was changed"):
         run(ServeSettings(bundle=changed), port=0)
+
+
+def test_a_server_that_others_can_reach_is_not_started_without_tokens(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GLYPHRUN_TOKENS", raising=False)
+    with pytest.raises(TokensError, match="0.0.0.0 can be reached from elsewhere.*glyphrun token NAME"):
+        run(ServeSettings(bundle=bundle), host="0.0.0.0", port=0)
 
 
 def test_what_takes_requests_and_decodes_images_starts_without_torch() -> None:
