@@ -37,7 +37,7 @@ function fields(schema, schemas) {
 
 function operation(method, path, described, schemas) {
   const [bodyType, body] = Object.entries(described.requestBody?.content ?? {})[0] ?? [];
-  const answer = described.responses["200"].content["application/json"].schema;
+  const [answerType, answer] = Object.entries(described.responses["200"].content ?? {})[0] ?? [];
   const parameters = (described.parameters ?? []).map(({ name, schema, description }) => [
     name,
     typeOf(schema),
@@ -48,7 +48,7 @@ function operation(method, path, described, schemas) {
     element("p", described.description),
     ...table("Query", parameters),
     ...(body ? table(`Body, ${bodyType}`, fields(body.schema, schemas)) : []),
-    ...table("Answer", fields(answer, schemas)),
+    ...(answerType === "application/json" ? table("Answer", fields(answer.schema, schemas)) : [element("h3", `Answer, ${answerType}`)]),
   ]);
 }
 
