@@ -191,27 +191,33 @@ def kill_a_worker() -> None:
     os.kill(workers[0].pid, signal.SIGKILL)
 
 
-@pytest.mark.slow
-def test_a_worker_that_dies_once_costs_the_steps_since_the_checkpoint_and_nothing_else(alone, stopped, small_dataset):
-    """In a trial that goes on where it was stopped, too."""
+@pytest.fixture(scope="module")
+def orphaned(stopped, small_dataset) -> tuple[list[TrialRecord], list[int]]:
+    """The trial that was stopped loses a worker when it has gone on to step 16, the next one whenever it reports."""
     killed: list[int] = []
 
-    def kill(_: str, report: dict[str, Any]) -> None:
-        if report["step"] == 16 and not killed:
+    def kill(trial: str, report: Mapping[str, Any]) -> None:
+        if trial.startswith("002") or (report["step"] == 16 and not killed):
             killed.append(report["step"])
             kill_a_worker()
 
-    (record,) = sweep(declare(2, [WHOLE]), small_dataset, stopped, kill)
-    assert killed == [16]
-    assert_same_training(record, alone[0])
+    return sweep(declare(2, [WHOLE, {**WHOLE, "family": "dying"}]), small_dataset, stopped, kill), killed
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_again_fails_the_trial_with_its_reason_and_leaves_nothing_behind(small_dataset, tmp_path):
-    (record,) = sweep(declare(2, [WHOLE]), small_dataset, tmp_path, lambda *_: kill_a_worker())
-    assert record.outcome.status == "failed"
-    assert "worker " in str(record.outcome.reason)
-    assert "of 2 failed: The actor is dead because its worker process has died" in str(record.outcome.reason)
+def test_a_worker_that_dies_once_costs_the_steps_since_the_checkpoint_and_nothing_else(alone, orphaned):
+    """In a trial that goes on where it was stopped, too."""
+    (once, _), killed = orphaned
+    assert killed[0] == 16
+    assert_same_training(once, alone[0])
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_without_progress_fails_the_trial_with_its_reason_and_leaves_nothing_behind(orphaned):
+    (_, again), _ = orphaned
+    assert again.outcome.status == "failed"
+    assert "worker " in str(again.outcome.reason)
+    assert "of 2 failed: The actor is dead because its worker process has died" in str(again.outcome.reason)
     assert everything_is_given_back()
 
 
