@@ -14,7 +14,9 @@ import numpy as np
 import psutil
 import pytest
 
+from clips import cut_out, save_clip
 from glyphrun.bundle import load_engine
+from glyphrun.client import Client, ClipBox, ClipEnd, ClipTracklet
 from glyphrun.engine import Engine
 from glyphrun.text import DIGITS
 from glyphrun_serve.app import ServeError, Server, ServeSettings, free_port, run
@@ -269,6 +271,21 @@ def test_unknown_paths_and_methods_are_refused_in_the_same_shape(
     wrong_method = client.get("/v1/recognize")
     assert_refused(wrong_method, 405, "method_not_allowed", "send POST")
     assert wrong_method.headers["allow"] == "POST"
+
+
+def test_a_clip_is_read_by_replicas_and_what_they_did_is_counted(
+    server: Server, engine: Engine, tmp_path: Path
+) -> None:
+    clip = save_clip(tmp_path / "clip.mp4", 12)
+    boxes = [ClipBox(tracklet="7", frame=frame, box=(8, 4, 40, 32)) for frame in (3, 9)]
+    with Client(server.url) as client:
+        reading, end = client.video(clip.read_bytes(), boxes)
+    assert isinstance(reading, ClipTracklet) and end == ClipEnd(tracklets=1, frames=2)
+    (expected,) = engine.read([cut_out(clip, (8, 4, 40, 32), [3, 9])], explain=True)
+    assert_same_reading(reading.answer.model_dump(), expected)
+    metrics = httpx.get(f"{server.url}/metrics", trust_env=False).text
+    assert 'glyphrun_requests_total{method="POST",route="/v1/video",status="200"} 1.0' in metrics
+    assert 'glyphrun_stage_seconds_count{stage="wait"}' in metrics
 
 
 def test_requests_wait_for_a_new_replica_when_the_only_one_is_killed(server: Server, engine: Engine) -> None:
