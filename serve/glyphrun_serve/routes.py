@@ -115,6 +115,8 @@ def http_app(
     app = FastAPI(
         title="glyphrun",
         summary="Reads numbers and text in still images and in tracklets.",
+        description="Where tokens are needed, a request bears one: `Authorization: Bearer TOKEN`. One that is sent again with "
+        "the same `Idempotency-Key` gets the answer that was given; clips are read anew.",
         version=reader.card.version,
         docs_url=None,
         redoc_url=None,

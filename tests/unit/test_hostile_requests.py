@@ -38,7 +38,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 
 @pytest.fixture(scope="module")
 def url(engine: Engine) -> Iterator[str]:
-    limits = Limits(body_bytes=4 * MIB, body_s=0.4, frames=8, pixels=4_000_000, request_pixels=24_000_000)
+    limits = Limits(body_bytes=4 * MIB, frames=8, pixels=4_000_000, request_pixels=24_000_000)
     with served(http_app(EngineReader(engine), limits, log=no_log)) as url:
         yield url
 
@@ -47,6 +47,11 @@ def url(engine: Engine) -> Iterator[str]:
 def client(url: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=url, trust_env=False, timeout=30) as client:
         yield client
+
+
+def address(url: str) -> tuple[str, int]:
+    host, port = url.removeprefix("http://").split(":")
+    return host, int(port)
 
 
 def saved(image: Image.Image, format: str, **options: object) -> bytes:
@@ -146,24 +151,23 @@ def test_large_pictures_in_small_files_take_no_memory(client: httpx.Client) -> N
     assert process.memory_info().rss - before < 40 * MIB
 
 
-def test_a_client_that_sends_slowly_is_told_so_and_let_go(url: str) -> None:
+def test_a_client_that_sends_slowly_is_told_so_and_let_go(engine: Engine) -> None:
     head = "POST /v1/recognize/batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n"
-    host, port = url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=20) as slow:
-        slow.sendall(head.encode() + b'{"items": [')
-        answer = b""
-        while received := slow.recv(65536):
-            answer += received
-    status, _, body = answer.partition(b"\r\n\r\n")
-    assert status.startswith(b"HTTP/1.1 408")
-    assert json.loads(body)["error"]["code"] == "body_too_slow"
-    assert httpx.get(f"{url}/readyz", trust_env=False).status_code == 200
+    with served(http_app(EngineReader(engine), Limits(body_s=0.4), log=no_log)) as url:
+        with socket.create_connection(address(url), timeout=20) as slow:
+            slow.sendall(head.encode() + b'{"items": [')
+            answer = b""
+            while received := slow.recv(65536):
+                answer += received
+        status, _, body = answer.partition(b"\r\n\r\n")
+        assert status.startswith(b"HTTP/1.1 408")
+        assert json.loads(body)["error"]["code"] == "body_too_slow"
+        assert httpx.get(f"{url}/readyz", trust_env=False).status_code == 200
 
 
 @pytest.mark.parametrize(("length", "status"), [("4194305", 413), ("-1", 400), ("9" * 5000, 400), ("ten", 400)])
 def test_a_length_that_cannot_be_is_refused_before_a_byte_is_read(url: str, length: str, status: int) -> None:
-    host, port = url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=20) as sent:
+    with socket.create_connection(address(url), timeout=20) as sent:
         sent.sendall(f"POST /v1/recognize HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode())
         assert sent.recv(65536).startswith(f"HTTP/1.1 {status}".encode())
 

@@ -161,7 +161,7 @@ def serve(
 ) -> None:
     """Serve a model over HTTP with a page to try it, until Ctrl-C.
 
-    Examples: [bold]glyphrun serve shirt-numbers[/], [bold]glyphrun serve shirt-numbers --config serve/configs/local.yaml[/]
+    Example: [bold]glyphrun serve shirt-numbers[/] or [bold]glyphrun serve shirt-numbers --config serve/configs/local.yaml[/]
     """
 
     from glyphrun.cluster import gpus, wait_for_interrupt
