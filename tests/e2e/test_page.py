@@ -11,9 +11,15 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from glyphrun.bundle import load_engine
 from glyphrun.ensembled import make_ensemble
 from glyphrun.members import EnsembleSettings
+from glyphrun_serve.access import Guard
 from glyphrun_serve.app import Server, ServeSettings, run
+from glyphrun_serve.limits import Limits
+from glyphrun_serve.routes import http_app
+from glyphrun_serve.tokens import KnownToken, token_hash
+from local_app import EngineReader, no_log, served
 from serving import save_untrained
 from tiny_bundles import save_tiny_bundle
 
@@ -77,6 +83,28 @@ def test_three_frames_give_a_reading_and_three_votes(
     assert r"""-F 'frames=@"frame 0'\''s.png"'""" in page.locator("#curl").inner_text()
     assert f"{server.url}/v1/recognize" in page.locator("#curl").inner_text()
     assert complaints == []
+
+
+def test_a_server_that_asks_for_tokens_is_shown_one(tab: Page, frames: list[Path], tmp_path: Path) -> None:
+    engine = load_engine(save_untrained(tmp_path / "untrained"), precision="float32")
+    guard = Guard((KnownToken("test", token_hash("secret")),))
+    with served(http_app(EngineReader(engine), Limits(), guard, log=no_log)) as url:
+        tab.goto(url)
+        expect(tab.get_by_text("a token is needed")).to_be_visible()
+        tab.set_input_files("#files", frames)
+        expect(tab.get_by_role("alert")).to_contain_text("bears no token")
+        field = tab.get_by_label("This server asks for a token")
+        field.fill("guess")
+        field.press("Enter")
+        expect(tab.get_by_text("another token is needed")).to_be_visible()
+        field.fill("secret")
+        field.press("Enter")
+        expect(tab.get_by_text("untrained · v0")).to_be_visible()
+        expect(tab.locator(".vote")).to_have_count(3)
+        expect(field).to_be_hidden()
+        expect(tab.get_by_role("alert")).to_be_hidden()
+        assert '-H "Authorization: Bearer $TOKEN"' in tab.locator("#curl").inner_text()
+        assert "secret" not in tab.locator("#curl").inner_text()
 
 
 def test_the_page_works_by_keyboard_alone(page: Page, frames: list[Path], complaints: list[str]) -> None:

@@ -4,6 +4,7 @@ const UNSURE = 0.6;
 
 let frames = []; // {file, url, broken}
 let votes = [];
+let token = ""; // kept by this page alone, until it is closed
 let asked = 0; // an answer to anything but the newest question is dropped
 
 function element(tag, { text, ...attributes } = {}, children = []) {
@@ -12,6 +13,13 @@ function element(tag, { text, ...attributes } = {}, children = []) {
   if (text !== undefined) made.textContent = text;
   made.append(...children);
   return made;
+}
+
+// A request to this server, which is shown the token it may ask for.
+async function send(path, request = {}) {
+  const response = await fetch(path, token ? { ...request, headers: { Authorization: `Bearer ${token}` } } : request);
+  if (response.status === 401) at("token-block").hidden = false;
+  return response;
 }
 
 function bar(share) {
@@ -60,7 +68,7 @@ async function read() {
   frames.forEach(({ file }) => form.append("frames", file));
   let answer;
   try {
-    const response = await fetch("v1/recognize", { method: "POST", body: form });
+    const response = await send("v1/recognize", { method: "POST", body: form });
     const isJson = (response.headers.get("content-type") ?? "").includes("json");
     answer = isJson ? await response.json() : { error: { message: `The server answered with status ${response.status}; try again in a few seconds.` } };
   } catch {
@@ -208,13 +216,20 @@ function curl() {
   const names = frames.length ? frames.map(({ file }) => file.name) : ["image.png"];
   // Inside curl's double quotes and the shell's single quotes, so that any file name is taken literally.
   const quoted = (name) => `'frames=@"${name.replace(/[\\"]/g, "\\$&").replaceAll("'", "'\\''")}"'`;
-  return ["curl", ...names.map((name) => `  -F ${quoted(name)}`), `  ${url}`].join(" \\\n");
+  const bearing = token ? ['  -H "Authorization: Bearer $TOKEN"'] : [];
+  return ["curl", ...bearing, ...names.map((name) => `  -F ${quoted(name)}`), `  ${url}`].join(" \\\n");
 }
 
 async function showModel() {
   try {
-    const { models } = await (await fetch("v1/models")).json();
+    const response = await send("v1/models");
+    if (response.status === 401) {
+      at("model").textContent = token ? "another token is needed" : "a token is needed";
+      return;
+    }
+    const { models } = await response.json();
     const [model] = models;
+    at("token-block").hidden = true;
     at("model").textContent = `${model.name} · v${model.version}`;
     at("model").classList.add("ready");
     const kinds = Object.entries(model.members).map(([name, kind]) => `${name} (${kind})`);
@@ -236,6 +251,12 @@ at("choose").addEventListener("click", () => pick(false));
 at("add").addEventListener("click", () => pick(true));
 at("clear").addEventListener("click", clear);
 at("files").addEventListener("change", (event) => take(event.target.files, appending));
+at("token").addEventListener("change", async ({ target }) => {
+  token = target.value.trim();
+  await showModel();
+  if (frames.length) read();
+  else showFrames();
+});
 at("copy").addEventListener("click", async () => {
   try {
     await navigator.clipboard.writeText(at("curl").textContent);
