@@ -124,16 +124,15 @@ class Clip:
         with Path(path).open("rb") as file:
             if not _is_video(file.read(12)):
                 raise _no_clip()
-        # Nothing of this process's environment, in which tokens may stand; and no other file or address opened by a clip.
-        environment = {"OPENCV_FFMPEG_CAPTURE_OPTIONS": "protocol_whitelist;file", "OPENCV_LOG_LEVEL": "OFF"}
         seconds = max(1, round(2 * self._limits.clip_s))
-        command = [sys.executable, "-I", str(DECODER), path, str(DECODER_BYTES), str(seconds)]
+        bounds = (DECODER_BYTES, seconds, self._limits.pixels)
+        command = [sys.executable, "-I", str(DECODER), path, *map(str, bounds)]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**environment, "PATH": os.defpath},
+            env={"PATH": os.defpath},  # nothing of this process's environment, in which tokens may stand
         )
         assert self._process.stdout is not None
         said = json.loads(self._process.stdout.readline() or "null")

@@ -10,6 +10,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
 
 from clips import save_clip
 from glyphrun.bundle import load_engine
@@ -131,3 +133,23 @@ def test_no_request_makes_the_server_fail(client: httpx.Client, folder: Path) ->
     assert all(200 in statuses for statuses in answered.values()), answered
     assert all(answered[path] & {400, 413, 422} for path in answered if path.startswith("/v1/re")), answered
     assert {"/v1/recognize", "/v1/recognize/batch", "/v1/embed", "/v1/video", "/v1/models", "/metrics"} <= set(answered)
+
+
+def test_schemathesis_finds_no_server_error(client: httpx.Client) -> None:
+    """What is allowed by the description alone: no picture is among it, which the requests above have."""
+    statuses: dict[str, set[int]] = {}
+    for found in schemathesis.openapi.from_url(f"{client.base_url}/openapi.json").get_all_operations():
+        operation = found.ok()
+
+        @settings(
+            max_examples=40, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+        )
+        @given(case=operation.as_strategy())
+        def check(case: schemathesis.Case) -> None:
+            response = case.call()
+            assert response.status_code < 500, response.text
+            statuses.setdefault(case.operation.label, set()).add(response.status_code)
+
+        check()
+    assert len(statuses) == 8
+    assert {200, 422} <= statuses["POST /v1/recognize/batch"] and statuses["GET /v1/models"] == {200}

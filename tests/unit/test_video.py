@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
+import struct
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,12 +15,15 @@ from threading import Event
 from typing import Any
 
 import httpx
+import numpy as np
 import psutil
 import pytest
 
 from clips import cut_out, save_clip
 from glyphrun.bundle import load_engine
 from glyphrun.engine import Engine
+from glyphrun.images import decode_image
+from glyphrun_serve.clips import Clip
 from glyphrun_serve.errors import RETRY_AFTER_S
 from glyphrun_serve.limits import Limits
 from glyphrun_serve.routes import http_app
@@ -144,6 +149,25 @@ def test_a_clip_over_a_limit_is_refused_before_it_is_decoded(url: str, folder: P
     large = save_clip(folder / "large.mp4", 6, size=(300, 300)).read_bytes()
     assert_refused(post(url, large, many), 413, "too_many_pixels", "1,080,000 pixels in all; the limit is 100,000")
     assert_refused(post(url, b"\0" * 400_001), 413, "body_too_large", "400,000 bytes")
+
+
+def test_a_clip_of_a_camera_that_was_held_upright_is_read_as_it_is_shown(clip: Path) -> None:
+    """The header of an MP4 has a matrix for it (ISO 14496-12, tkhd): here a quarter turn to the right."""
+    data = bytearray(clip.read_bytes())
+    matrix = data.index(b"tkhd") + 44
+    assert struct.unpack_from(">4i", data, matrix) == (65536, 0, 0, 0)
+    struct.pack_into(">5i", data, matrix, 0, 65536, 0, -65536, 0)
+    pictures = []
+    for source in (clip.read_bytes(), bytes(data)):
+        opened = Clip(io.BytesIO(source), LIMITS)
+        opened.ask(None)
+        tracklet = opened.next()
+        opened.close()
+        assert tracklet is not None and len(tracklet.images) == 4
+        pictures.append([decode_image(image) for image in tracklet.images])
+    for lying, upright in zip(*pictures, strict=True):
+        assert upright.shape == (96, 64, 3)
+        assert np.array_equal(upright, np.rot90(lying, -1))
 
 
 def test_what_is_no_clip_is_refused(url: str, clip: Path) -> None:
