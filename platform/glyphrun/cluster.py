@@ -21,8 +21,10 @@ OBJECT_STORE_BYTES = 1_500_000_000
 def ray_for_command() -> Iterator[None]:
     """The cluster that RAY_ADDRESS names, else a Ray of this machine's cores; SIGTERM ends both like Ctrl-C."""
     # What a person waits for is shown by our own bars; Ray's commentary would tear them apart.
-    for name in ("ray.data", "ray.serve", "ray.tune"):
+    for name in ("ray.data", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # What fails in a trial is told in a sentence when the others have ended; Tune would print its traceback at once.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     # Tune's own handler would only ask a sweep to wind down; it ends at once and goes on later from what is on disk.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")

@@ -115,6 +115,9 @@ def sweep(
         with run_at(place, _warn, resume=resume) as (folder, mirrors):
             results = _sweep(declared, data, folder, resume, extend, mlflow, mirrors)
             report = f"{shown(place)}/{report_run(folder).name}"
+        for trial in results["trials"]:
+            if trial["status"] == "failed":
+                _warn(f"{trial['id']} failed: {trial['reason']}")
         if as_json:
             typer.echo(json.dumps({"winner": results["winner"], **results["selection"], "report": report}))
             return

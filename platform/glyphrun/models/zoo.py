@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 
 from glyphrun.models.line_ctc import LineCTC, LineCTCSettings
+from glyphrun.models.notices import without_torchao_notices
 from glyphrun.models.parseq import PARSeq, PARSeqSettings
 from glyphrun.models.query_digits import QueryDigits, QueryDigitsSettings
 from glyphrun.models.recognizer import ModelSettings, Recognizer, TokenSpace
@@ -106,13 +107,15 @@ def build(settings: ModelSettings, tokens: TokenSpace) -> Recognizer:
     if isinstance(settings, LineCTCSettings):
         return LineCTC(settings, tokens)
     if isinstance(settings, TrOCRSettings):
-        from glyphrun.models.trocr import TrOCR  # here: transformers takes seconds to import
+        with without_torchao_notices():
+            from glyphrun.models.trocr import TrOCR  # here: transformers takes seconds to import
 
-        return TrOCR(settings, tokens)
+            return TrOCR(settings, tokens)
     if isinstance(settings, VLMSettings):
-        from glyphrun.models.vlm import VLM
+        with without_torchao_notices():
+            from glyphrun.models.vlm import VLM
 
-        return VLM(settings, tokens)
+            return VLM(settings, tokens)
     if not isinstance(settings, QueryDigitsSettings):
         raise TypeError(f"{type(settings).__name__} are no settings of a recognizer")
     if tokens.charset != "0123456789" or tokens.max_length > 2:

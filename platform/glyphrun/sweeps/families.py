@@ -81,9 +81,15 @@ def read_families(
     for place, family in enumerate(families):
         missing = [key for key in family if not (rows / f"{key}.json").exists()]
         if missing:
-            error = grid[place].error
-            reason = str(error).strip().splitlines()[-1] if error else "its process ended"
-            raise ExperimentError(f"{points[missing[0]].name} could not be read: {reason}")
+            raise ExperimentError(f"{points[missing[0]].name} could not be read: {_reason(grid, place)}")
+
+
+def _reason(grid: tune.ResultGrid, place: int) -> str:
+    try:
+        said = str(grid[place].error or "").strip()
+    except Exception:  # Tune keeps errors in files, which a full disk cuts off in any place
+        said = ""
+    return said.splitlines()[-1] if said else "its process ended and left no word; is there room on the disk?"
 
 
 class _Told(tune.Callback):
