@@ -82,8 +82,11 @@ def test_quick_holds_beams_and_votes_alone(readers):
 
 def test_what_ranks_every_answer_has_no_beams_and_no_model_inside_one(readers, files):
     corrections = available_corrections(files / "words.tsv", None, files / "model.arpa")
-    points, _ = suite_points(some(readers, "digits"), corrections)
-    assert {point.decode.search for point in points} == {"greedy"}
+    points, without = suite_points(some(readers, "digits"), corrections)
+    assert [point.decode.search for point in points] == ["greedy", "sample", *["greedy"] * 3]
+    assert without == [
+        "digits ranks every answer that there is, so that a beam of any width reads what greedy reading does"
+    ]
     told = [point.decode.correction.lm_fusion for point in points if point.decode.correction]
     assert told == ["rerank"] * 3
 

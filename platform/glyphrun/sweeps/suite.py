@@ -42,7 +42,11 @@ def suite_points(
     points = [_point(known, alone, plain)]
     if generates:
         points += [_point(known, alone, {"search": "beam", "width": width, "n_best": width}) for width in WIDTHS]
-    if generates and not quick:
+    else:
+        without.append(
+            f"{first} ranks every answer that there is, so that a beam of any width reads what greedy reading does"
+        )
+    if not quick:
         sampled = {"search": "sample", "temperature": 0.7, "samples": 5, "n_best": 5}
         points.append(_point(known, alone, sampled))
     if len(everyone) > 1:
