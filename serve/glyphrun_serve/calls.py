@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from grpc.aio import AioRpcError
 from ray.exceptions import ObjectLostError, RayActorError, RayError, WorkerCrashedError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
@@ -13,7 +14,7 @@ from glyphrun_serve.routes import Busy, Lost
 
 ATTEMPTS = 2
 BUSY = "more requests are waiting than may wait"
-DEATHS = (RayActorError, ObjectLostError, WorkerCrashedError)
+DEATHS = (RayActorError, ObjectLostError, WorkerCrashedError, AioRpcError)
 
 
 async def answer_of(ask: Callable[[int], Any], died: Callable[[], None] | None = None) -> Any:
@@ -33,7 +34,7 @@ async def answer_of(ask: Callable[[int], Any], died: Callable[[], None] | None =
             raise Busy(BUSY) from error
         except DeploymentUnavailableError as error:
             raise Lost("it could not be deployed") from error
-        except (RayError, RayServeException) as error:
+        except (RayError, RayServeException, AioRpcError) as error:
             if not any(isinstance(cause, DEATHS) for cause in _causes(error)):
                 raise
             if died:

@@ -15,10 +15,9 @@ from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema
 
 from glyphrun.bundle import MANIFEST, parse_manifest
 from glyphrun_serve.app import ServeSettings
-from glyphrun_serve.graph import GATEWAY, PREPROCESS, RECOGNIZER, Options, parts_of
+from glyphrun_serve.graph import RECOGNIZER, Options, deployments_of, parts_of
 
 APPLICATION = "glyphrun_serve.app:build_app"
-ANY_MEMBER = (GATEWAY, PREPROCESS, RECOGNIZER, f"{RECOGNIZER}-MEMBER")
 
 
 class ConfigError(ValueError):
@@ -134,10 +133,10 @@ def _cut_off(declared: Mapping[str, Any], settings: ServeSettings) -> Iterator[s
 
 def _misfits(application: Mapping[str, Any], settings: ServeSettings, bundle: Path | None) -> Iterator[str]:
     """What Serve takes, and what then goes wrong."""
-    known = _deployments(bundle or settings.bundle)
+    known, found = _deployments(bundle or settings.bundle, settings.preprocess)
     for place, one in enumerate(application.get("deployments", [])):
         at, name = f"deployments[{place}]", one["name"]
-        if name not in known and not (known == ANY_MEMBER and name.startswith(f"{RECOGNIZER}-")):
+        if name not in known and (found or not name.startswith(f"{RECOGNIZER}-")):
             yield f"{at}.name: the graph has no deployment {name!r}; it has {', '.join(known)}"
         if (
             name.startswith(RECOGNIZER)
@@ -154,9 +153,8 @@ def _misfits(application: Mapping[str, Any], settings: ServeSettings, bundle: Pa
                 yield f"{at}.autoscaling_config: {error.errors()[0]['msg']}"
 
 
-def _deployments(bundle: Path) -> tuple[str, ...]:
-    """Those of a bundle that lies here; else all that there can be."""
-    if not (bundle / MANIFEST).is_file():
-        return ANY_MEMBER
-    parts = parts_of(bundle, parse_manifest(bundle))
-    return (GATEWAY, PREPROCESS, *(part.deployment for part in parts.values()))
+def _deployments(bundle: Path, preprocess: bool) -> tuple[list[str], bool]:
+    """What the deployments of a bundle's graph are called, and whether it lies here: else those that there can be."""
+    if (bundle / MANIFEST).is_file():
+        return deployments_of(parts_of(bundle, parse_manifest(bundle)), preprocess), True
+    return [*deployments_of({}, preprocess), RECOGNIZER, f"{RECOGNIZER}-MEMBER"], False

@@ -1,8 +1,8 @@
-"""The serving graph of a bundle: gateway → preprocess → recognizers, whose members vote in the gateway."""
+"""The serving graph of a bundle: gateway → preprocess → recognizers, which vote in the gateway where they are several."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,15 @@ Options = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Resources:
-    """What the recognizers of a graph have for each replica; members of an ensemble share it in equal parts."""
+    """What the recognizers of a graph have for each replica; members of an ensemble share it in equal parts.
+
+    preprocess: whether there are replicas that decode images.
+    """
 
     replicas: int = 1
     cpus: float = 1
     gpus: float = 0
+    preprocess: bool = False
 
 
 def graph(
@@ -51,7 +55,7 @@ def graph(
     """
     manifest = read_manifest(bundle)
     parts = parts_of(bundle, manifest)
-    expect_deployments(options, parts)
+    expect_deployments(options, deployments_of(parts, resources.preprocess))
     processors = tuple(dict.fromkeys(part.processor for part in parts.values()))
     # Above it a request is refused in the one error shape, which Serve's own would not have.
     queued = max(16 * batching.most, 4 * limits.items)
@@ -81,7 +85,15 @@ def graph(
     gateway = _deployment(
         serve.ingress()(Ingress), GATEWAY, options, max_ongoing_requests=4096, ray_actor_options={"num_cpus": 0}
     )
-    return gateway.bind(preprocess, recognizers, jury_of(bundle, manifest), model_card(bundle), limits, guard)
+    return gateway.bind(
+        preprocess if resources.preprocess else None,
+        processors,
+        recognizers,
+        jury_of(bundle, manifest),
+        model_card(bundle),
+        limits,
+        guard,
+    )
 
 
 @dataclass(frozen=True)
@@ -109,9 +121,13 @@ def jury_of(bundle: Path, manifest: BundleManifest) -> Jury | None:
     return Jury(manifest.ensemble, manifest.decode, provenance_of(manifest), bundle)
 
 
-def expect_deployments(options: Options, parts: Mapping[str, Part]) -> None:
+def deployments_of(parts: Mapping[str, Part], preprocess: bool) -> list[str]:
+    """What the deployments of a graph are called."""
+    return [GATEWAY, *([PREPROCESS] if preprocess else []), *(part.deployment for part in parts.values())]
+
+
+def expect_deployments(options: Options, known: Sequence[str]) -> None:
     """Raises ValueError for options of a deployment that the graph lacks."""
-    known = [GATEWAY, PREPROCESS, *(part.deployment for part in parts.values())]
     for name in options:
         if name not in known:
             raise ValueError(f"this bundle's graph has no deployment {name!r}; it has {', '.join(known)}")

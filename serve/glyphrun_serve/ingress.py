@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -12,25 +12,30 @@ from fastapi import FastAPI
 from ray.serve.handle import DeploymentHandle
 
 from glyphrun.encoded import Embedding
+from glyphrun.images import ImageProcessor
 from glyphrun.members import EnsembleError, Jury, Reading, no_features, vote_of_members
 from glyphrun.prediction import Prediction
 from glyphrun.stopwatch import milliseconds_since
 from glyphrun_serve.access import Guard
 from glyphrun_serve.calls import BUSY, answer_of
 from glyphrun_serve.limits import Limits
-from glyphrun_serve.panel import Panel
+from glyphrun_serve.panel import Ask, Panel
+from glyphrun_serve.preprocess import Preprocess
 from glyphrun_serve.routes import Busy, Failed, Lost, Refused, Unanswered, Unreadable, http_app
 from glyphrun_serve.schemas import ColdStart, ModelCard
 
 READY_S = 2.0  # a loaded replica says so within milliseconds
+# Prepared frames up to so many bytes are sent by value: over gRPC a call takes about 2 ms less than through Ray's objects.
+# Larger ones stay in shared memory and go from replica to replica by reference, so that they never come through here.
+BY_VALUE_BYTES = 1024**2
 
 Found = Prediction | Unreadable | Unanswered | Failed
-# The response that holds the prepared frames of an item, for an attempt that is counted from 0.
+# A prepared item, or the response that will hold it, for an attempt that is counted from 0.
 Prepare = Callable[[int], Any]
 
 
 class Ingress:
-    """The HTTP routes, answered by the replicas that prepare images and those of each recognizer.
+    """The HTTP routes, answered by the replicas of each recognizer.
 
     Members vote here and not in a deployment of their own, which would be one more hop for every request, while a vote over
     n-best lists takes a fraction of a millisecond. Correction after the vote runs here too, in a thread.
@@ -38,22 +43,29 @@ class Ingress:
 
     def __init__(
         self,
-        preprocess: DeploymentHandle[Any],
+        preprocess: DeploymentHandle[Any] | None,
+        processors: Sequence[ImageProcessor],
         recognizers: Mapping[str, DeploymentHandle[Any]],
         jury: Jury | None,
         card: ModelCard,
         limits: Limits,
         guard: Guard,
     ) -> None:
-        """recognizers: by their members' names; one that answers alone needs no jury."""
+        """preprocess: what decodes images; this process does where there is no such deployment.
+
+        recognizers: by their members' names; one that answers alone needs no jury.
+        """
         self.card = card
         self._preprocess = preprocess
+        self._decoder = Preprocess(processors)
+        self._frame_bytes = sum(3 * processor.height * processor.width for processor in processors)
         self._recognizers = dict(recognizers)
         self._limits = limits
         self._jury = jury
         if jury is not None:
             self._corrector = jury.corrector()
             self._panel = Panel(list(recognizers), jury.settings, limits.member_s)
+        self._methods: dict[tuple[str, str, bool], DeploymentHandle[Any]] = {}
         self._started = False
         self._guard = guard
 
@@ -62,22 +74,26 @@ class Ingress:
 
     async def read(self, frames: Sequence[bytes], *, name: str, explain: bool) -> Found:
         """What the recognizer says of an item, or its members together."""
-        prepared = self._prepared(frames, name)
+        prepared = await self._prepared(frames, name)
+        if isinstance(prepared, Unreadable):
+            return prepared
+        recognize = {name: self._method(handle, "recognize", frames) for name, handle in self._recognizers.items()}
         if self._jury is not None:
-            return await self._voted(self._jury, prepared)
-        (recognize,) = self._recognize.values()
-        found: Found = await answer_of(lambda attempt: recognize.remote(prepared(attempt), explain))
+            return await self._voted(self._jury, partial(self._ask, prepared, recognize))
+        (alone,) = recognize.values()
+        found: Found = await answer_of(lambda attempt: alone.remote(prepared(attempt), explain))
         return found
 
     async def embed(self, frames: Sequence[bytes], *, name: str) -> Embedding | Unreadable | Refused:
         """The features of an item, which a recognizer alone has."""
         if self._jury is not None:
             return Refused(no_features(self._recognizers))
-        prepared = self._prepared(frames, name)
-        (recognizer,) = self._recognizers.values()
-        found: Embedding | Unreadable | Refused = await answer_of(
-            lambda attempt: recognizer.embed.remote(prepared(attempt))
-        )
+        prepared = await self._prepared(frames, name)
+        if isinstance(prepared, Unreadable):
+            return prepared
+        (alone,) = self._recognizers.values()
+        embed = self._method(alone, "embed", frames)
+        found: Embedding | Unreadable | Refused = await answer_of(lambda attempt: embed.remote(prepared(attempt)))
         return found
 
     async def ready(self) -> dict[str, ColdStart]:
@@ -85,17 +101,18 @@ class Ingress:
 
         That is until every member is warm, and later whenever fewer of them than a quorum are.
         """
+        others = [self._preprocess] if self._preprocess else []
+        said = await asyncio.gather(*map(_cold_start, (*self._recognizers.values(), *others)))
+        warm = [start for start in said[: len(self._recognizers)] if start]
+        self._started = self._started or None not in said
         quorum = self._jury.settings.quorum if self._jury else 1
-        first, *others = await asyncio.gather(*map(_cold_start, (self._preprocess, *self._recognizers.values())))
-        warm = [start for start in others if start]
-        self._started = self._started or (first is not None and len(warm) == len(others))
-        if first is None or len(warm) < quorum or not self._started:
+        if not self._started or len(warm) < quorum or None in said[len(self._recognizers) :]:
             return {}
-        return dict([first, *warm])
+        return dict(start for start in said if start)
 
-    async def _voted(self, jury: Jury, prepared: Prepare) -> Found:
+    async def _voted(self, jury: Jury, ask: Ask) -> Found:
         started = perf_counter()
-        readings = await self._panel.readings(partial(self._ask, prepared))
+        readings = await self._panel.readings(ask)
         if isinstance(readings, Unreadable):
             return readings
         read = milliseconds_since(started)
@@ -109,30 +126,43 @@ class Ingress:
         found.timings.update(_decoded(readings), read=read, vote=milliseconds_since(started) - read)
         return found
 
-    async def _ask(self, prepared: Prepare, member: str) -> Prediction | Failed | Unreadable:
-        recognize = self._recognize[member]
+    async def _ask(
+        self, prepared: Prepare, recognize: Mapping[str, DeploymentHandle[Any]], member: str
+    ) -> Prediction | Failed | Unreadable:
         async with asyncio.timeout(self._limits.answer_s):
             found: Prediction | Failed | Unreadable = await answer_of(
-                lambda attempt: recognize.remote(prepared(attempt), False), partial(self._panel.died, member)
+                lambda attempt: recognize[member].remote(prepared(attempt), False), partial(self._panel.died, member)
             )
         return found
 
-    def _prepared(self, frames: Sequence[bytes], name: str) -> Prepare:
-        """What is passed on is the response itself, so that frames go from replica to replica and never come here.
+    async def _prepared(self, frames: Sequence[bytes], name: str) -> Prepare | Unreadable:
+        """What is passed on to the recognizers: the item, or if it is large the response that will hold it.
 
-        Recognizers share it; after the death of a replica, which may have held it, frames are prepared anew.
+        A response goes from replica to replica and is not waited for here. A replica that dies may have held it, so for
+        another attempt frames are prepared anew.
         """
-        first = self._prepare.remote(frames, name)
-        return lambda attempt: self._prepare.remote(frames, name) if attempt else first
+        if self._preprocess is None:
+            item = await self._decoder.prepare(frames, name)
+        else:
+            prepare = self._method(self._preprocess, "prepare", frames)
+            if self._large(frames):
+                first = prepare.remote(frames, name)
+                return lambda attempt: prepare.remote(frames, name) if attempt else first
+            item = await answer_of(lambda _: prepare.remote(frames, name))
+        return item if isinstance(item, Unreadable) else lambda _: item
 
-    # The method of a handle costs as much to make as to call.
-    @cached_property
-    def _prepare(self) -> DeploymentHandle[Any]:
-        return self._preprocess.prepare
+    def _large(self, frames: Sequence[bytes]) -> bool:
+        return len(frames) * self._frame_bytes > BY_VALUE_BYTES
 
-    @cached_property
-    def _recognize(self) -> dict[str, DeploymentHandle[Any]]:
-        return {name: handle.recognize for name, handle in self._recognizers.items()}
+    def _method(self, handle: DeploymentHandle[Any], name: str, frames: Sequence[bytes]) -> DeploymentHandle[Any]:
+        """A method that is to be called with these frames, kept, for it costs as much to make as to call."""
+        large = self._large(frames)
+        key = (handle.deployment_name, name, large)
+        if key not in self._methods:
+            self._methods[key] = handle.options(
+                method_name=name, _by_reference=large, request_serialization="pickle", response_serialization="pickle"
+            )
+        return self._methods[key]
 
 
 async def _cold_start(handle: DeploymentHandle[Any]) -> tuple[str, ColdStart] | None:

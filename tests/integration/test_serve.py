@@ -64,7 +64,7 @@ def client(server: Server) -> Iterator[httpx.Client]:
 def test_the_server_is_ready_when_it_has_started(client: httpx.Client) -> None:
     ready = client.get("/readyz").json()
     assert ready["status"] == "ready"
-    assert set(ready["started"]) == {"preprocess", "recognizer"}
+    assert set(ready["started"]) == {"recognizer"}
     assert client.get("/healthz").json() == {"status": "alive"}
 
 

@@ -22,11 +22,15 @@ from glyphrun.ensembled import make_ensemble
 from glyphrun.members import EnsembleSettings
 from glyphrun_serve.app import Server, ServeSettings, run
 from glyphrun_serve.batching import Batching
+from glyphrun_serve.ingress import BY_VALUE_BYTES
+from glyphrun_serve.limits import Limits
 from serving import assert_refused, assert_same_reading, picture, upload
 from tiny_bundles import save_tiny_bundle
 
 MEMBERS = ("one", "two", "three")
 TRACKLET = [picture(seed) for seed in (2, 3, 4)]
+# So many frames that they go from replica to replica by reference.
+LONG = TRACKLET * 75
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +47,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(bundle: Path) -> Iterator[Server]:
-    settings = ServeSettings(bundle=bundle, precision="float32", batching=Batching(most=4))
+    settings = ServeSettings(
+        bundle=bundle, precision="float32", batching=Batching(most=4), preprocess=True, limits=Limits(frames=len(LONG))
+    )
     # A second replica of one member, and a queue so short that a burst fills it.
     options = {
         "recognizer-one": {"num_replicas": 2},
@@ -81,19 +87,19 @@ class Load:
 
 
 @contextmanager
-def load(server: Server, clients: int = 3) -> Iterator[Load]:
+def load(server: Server) -> Iterator[Load]:
     made, stop = Load(), threading.Event()
 
-    def ask() -> None:
+    def ask(frames: list[bytes]) -> None:
         with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as client:
             while not stop.wait(0.05):
-                response = client.post("/v1/recognize", files=upload(*TRACKLET))
+                response = client.post("/v1/recognize?explain=false", files=upload(*frames))
                 if response.status_code == 200:
-                    made.answers.append(response.json())
+                    made.answers.append({**response.json(), "frames": len(frames)})
                 else:
                     made.failures.append(response.text)
 
-    threads = [threading.Thread(target=ask) for _ in range(clients)]
+    threads = [threading.Thread(target=ask, args=(frames,)) for frames in (TRACKLET, TRACKLET, LONG)]
     for thread in threads:
         thread.start()
     try:
@@ -123,9 +129,12 @@ def silent(answer: dict[str, Any]) -> dict[str, str]:
 
 def test_members_in_processes_of_their_own_answer_as_they_do_in_one(client: httpx.Client, bundle: Path) -> None:
     ensemble = load_reader(bundle, precision="float32")
-    answer = client.post("/v1/recognize", files=upload(*TRACKLET)).json()
-    (expected,) = ensemble.read([TRACKLET])
+    assert ensemble.prepare(TRACKLET, name="x")[0].pixels.nbytes < BY_VALUE_BYTES
+    assert ensemble.prepare(LONG, name="x")[0].pixels.nbytes > BY_VALUE_BYTES
+    answer, long = (client.post("/v1/recognize", files=upload(*frames)).json() for frames in (TRACKLET, LONG))
+    expected, expected_long = ensemble.read([TRACKLET, LONG])
     assert_same_reading(answer, expected)
+    assert_same_reading(long, expected_long)
     assert [(said["member"], said["text"], said["status"]) for said in answer["members"]] == [
         (ballot.member, ballot.text, "voted") for ballot in expected.members
     ]
@@ -190,4 +199,5 @@ def test_killed_processes_cost_no_request(server: Server) -> None:
         told.until(degraded=False)
         told.after(3)
     assert told.failures == []
-    assert {answer["text"] for answer in told.answers if not answer["degraded"]} == {told.answers[0]["text"]}
+    whole = [answer for answer in told.answers if not answer["degraded"]]
+    assert len({(answer["frames"], answer["text"]) for answer in whole}) == 2

@@ -31,8 +31,10 @@ def test_options_of_a_deployment_that_the_graph_lacks_are_refused(bundle: Path) 
     settings = ServeSettings(bundle=bundle)
     assert build_app(settings)
     assert application(settings, {"recognizer": {"autoscaling_config": {"max_replicas": 2}}})
-    with pytest.raises(ValueError, match="no deployment 'http'; it has gateway, preprocess, recognizer"):
+    with pytest.raises(ValueError, match="no deployment 'http'; it has gateway, recognizer"):
         application(settings, {"http": {"num_replicas": 2}})
+    apart = settings.model_copy(update={"preprocess": True})
+    assert application(apart, {"preprocess": {"num_replicas": 2}})
 
 
 class StrainedReader:
