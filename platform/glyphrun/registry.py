@@ -159,8 +159,7 @@ class Registry:
         """A name with its versions."""
         current = self.current(name) if _is_name(name) else None
         if current is None:
-            known = ", ".join(self.names()) or "none yet"
-            raise RegistryError(f"{self._store.place()} has no model {name!r} (it has: {known})")
+            raise self._no_model(name)
         return RegisteredModel(name, current, self.versions(name), self._store.place(f"{name}/{current}/bundle"))
 
     def versions(self, name: str) -> list[int]:
@@ -197,8 +196,14 @@ class Registry:
     def _pointer(self, name: str) -> Pointer:
         return Pointer(self._store, name)
 
+    def _no_model(self, name: str) -> RegistryError:
+        known = ", ".join(self.names()) or "none yet"
+        return RegistryError(f"{self._store.place()} has no model {name!r} (it has: {known})")
+
     def _version(self, name: str, wanted: int | str) -> int:
         have = self.versions(name)
+        if not have:
+            raise self._no_model(name)
         if not str(wanted).isdecimal() or int(wanted) not in have:
             raise RegistryError(f"{name} has no version {str(wanted)!r}: it has {', '.join(map(str, have))}")
         return int(wanted)

@@ -130,6 +130,8 @@ def test_what_cannot_be_a_name_and_what_is_not_there_is_said(registry, bundle):
     registry.promote(bundle, "numbers", at=NOON)
     with pytest.raises(RegistryError, match="neither a bundle's folder nor a model in .*it has: numbers"):
         registry.resolve("nombers")
+    with pytest.raises(RegistryError, match="has no model 'nombers' .it has: numbers"):
+        registry.promotion("nombers", 1)
     for wanted in ("numbers@7", "numbers@x"):
         with pytest.raises(RegistryError, match="no version '[7x]': it has 1"):
             registry.resolve(wanted)

@@ -195,9 +195,12 @@ def test_a_run_broken_off_after_its_bundle_is_concluded_again(run, small_dataset
     assert (broken / "bundle/SHA256SUMS").exists()
 
 
-def test_more_cores_than_there_are_is_refused_at_once(local_ray, small_dataset, tmp_path):
-    with show_stages(Console(quiet=True)) as stages, pytest.raises(ExperimentError, match="asks for 64 CPU, and no"):
-        sweep_to_results(declare(resources={"cpus": 64}), small_dataset, tmp_path, stages)
+def test_what_is_refused_before_a_trial_has_begun_claims_no_folder(local_ray, small_dataset, tmp_path):
+    with pytest.raises(ExperimentError, match="asks for 64 CPU, and no"):
+        sweep(declare(resources={"cpus": 64}), small_dataset, tmp_path)
+    with claim_run(tmp_path, declare()):
+        declared = json.loads((tmp_path / "experiment.json").read_text())
+    assert declared["hash"] == declare().hash()
 
 
 def sweep(experiment: Experiment, dataset: Path, folder: Path, **options) -> dict:

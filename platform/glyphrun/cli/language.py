@@ -91,6 +91,10 @@ def lexicon_confusions(
         labelled = load_split(dataset, split, engine.processor)
         readings = [prediction.text for prediction in read_split(engine, labelled)]
         learnt = learn_confusions(zip(labelled.texts, readings, strict=True))
+        if not learnt.characters:
+            raise ValueError(
+                f"{model} reads no text of {split} nearly right, so nothing can be learnt of what it confuses: train it longer"
+            )
         save_confusions(learnt, out)
     wrong, missed, invented = learnt.errors
     console.print(

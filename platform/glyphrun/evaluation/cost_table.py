@@ -168,7 +168,7 @@ def shown(rows: Sequence[Cost], settings: CostSettings) -> Table:
             f"{row.per_second:.1f}",
             str(row.best_batch),
             f"{row.tracklet_ms:.1f}",
-            f"{row.relative:.2f}",
+            f"{row.relative:.2f}" if row.relative >= 0.1 else f"{row.relative:.2g}",
         )
     for name in _published_among(rows):
         said = PUBLISHED[published_name(name)]

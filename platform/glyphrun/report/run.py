@@ -19,7 +19,10 @@ def report_run(run_dir: Path) -> Path:
     path = run_dir / "results.json"
     if not path.exists():
         raise FileNotFoundError(f"{run_dir} has no results.json: the sweep has not finished, run it again to go on")
-    results = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): copy the run again") from None
     frames = {sample.sample_id: sample.frames for sample in iterate_samples(run_dir / "examples")}
     examples = [
         Example(

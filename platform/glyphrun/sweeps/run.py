@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,12 +42,20 @@ def claim_run(run_dir: Path, experiment: Experiment) -> Iterator[None]:
 
 def _claim(run_dir: Path, experiment: Experiment) -> None:
     declared = run_dir / "experiment.json"
-    if declared.exists() and json.loads(declared.read_text(encoding="utf-8"))["hash"] != experiment.hash():
+    same = declared.exists() and json.loads(declared.read_text(encoding="utf-8"))["hash"] == experiment.hash()
+    if declared.exists() and not same and _has_begun(run_dir):
         raise ExperimentError(
             f"{run_dir} holds a run of another experiment: name another --run-dir or remove that folder"
         )
-    if not declared.exists():
+    if not same:
+        shutil.rmtree(run_dir / "trials", ignore_errors=True)  # as they were planned by what was refused
         write_json(declared, {"hash": experiment.hash(), "experiment": experiment.model_dump(mode="json")})
+
+
+def _has_begun(run_dir: Path) -> bool:
+    """Whether any trial left more than its plan: what was refused before that claims nothing, so that it can be mended."""
+    left = (path.name for path in (run_dir / "trials").glob("*/*"))
+    return any(name != "trial.json" for name in left) or (run_dir / "results.json").exists()
 
 
 def sweep_to_results(
@@ -144,7 +153,7 @@ def _covers(path: Path, experiment: Experiment, extended: list[int]) -> bool:
 
 def _claim_dataset(run_dir: Path, dataset: Path) -> None:
     claimed, found = run_dir / "dataset.json", dataset_hash(dataset)
-    if not claimed.exists():
+    if not claimed.exists() or not _has_begun(run_dir):
         write_json(claimed, {"hash": found, "path": str(dataset)})
     elif json.loads(claimed.read_text(encoding="utf-8"))["hash"] != found:
         raise ExperimentError(f"{run_dir} holds a run on other data than {dataset}: name another --run-dir")
