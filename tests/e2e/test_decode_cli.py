@@ -48,7 +48,7 @@ def test_quick_validation_answers_its_two_questions_and_recommends(bundles, smal
     assert results["cer_unit"] == "graphemes"
     assert len(results["methods"]) == 11
     for method in results["methods"]:
-        assert {"cer", "wer", "exact", "cer_ci", "exact_ci", "ms", "items_per_s"} <= set(method)
+        assert {"cer", "wer", "exact", "cer_ci", "exact_ci", "ms", "seconds_per_item", "items_per_s"} <= set(method)
         assert method["n"] == 20
     assert [one["name"] is None for one in results["recommendations"]] == [False, False, True]
     told = " ".join(shown.split())

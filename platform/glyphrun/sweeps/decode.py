@@ -104,6 +104,7 @@ def _compared(row: dict[str, Any], greedy: dict[str, Any], seed: int) -> dict[st
     )
     return {
         **{key: value for key, value in row.items() if key not in UNSHOWN},
+        "seconds_per_item": row["ms"] / 1e3,
         "against_greedy": {
             "exact": {"difference": -exact.difference, "ci": [-exact.high, -exact.low], "p": exact.p},
             "cer": cer and {"difference": cer.difference, "ci": [cer.low, cer.high], "p": cer.p},
