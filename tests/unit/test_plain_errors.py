@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from glyphrun.cli.options import plain_errors
 from glyphrun.decoding.settings import CorrectionSettings
 from glyphrun.members import EnsembleSettings
+from glyphrun.sweeps.errors import last_words
 
 
 def raising(error: BaseException) -> Callable[[], None]:
@@ -50,6 +51,14 @@ def test_what_was_given_is_told_in_a_sentence(action, said, capsys):
         action()
     assert ended.value.exit_code == 1
     assert capsys.readouterr().err.startswith(said)
+
+
+def test_what_another_process_raised_is_told_without_the_classes_before_it():
+    said = "Traceback (most recent call last):\n  File …\nray.exceptions.RayTaskError(WeightsError): ray::train()\n"
+    assert last_words(said + "glyphrun.models.weights.WeightsError: no such file: a.pt") == "no such file: a.pt"
+    assert last_words("one of: two") == "one of: two"
+    assert last_words("RuntimeError: worker 1 of 2 failed: ValueError: x") == "worker 1 of 2 failed: ValueError: x"
+    assert last_words("") == ""
 
 
 @pytest.mark.parametrize("error", [KeyError("winner"), AssertionError("never"), TypeError("no")])

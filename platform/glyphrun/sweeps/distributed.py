@@ -17,7 +17,7 @@ from ray import tune
 from glyphrun.images import ImageProcessor
 from glyphrun.models.zoo import parse_settings
 from glyphrun.recipe import processor_for
-from glyphrun.sweeps.errors import ExperimentError
+from glyphrun.sweeps.errors import ExperimentError, last_words
 from glyphrun.sweeps.experiment import Experiment
 from glyphrun.sweeps.low_memory import SAID, WHY
 from glyphrun.sweeps.mailbox import Mailbox
@@ -172,10 +172,9 @@ def _reason(error: Exception, workers: int) -> str:
     """The failure of the worker that failed first: the others lose the connection to it."""
     failures = getattr(error, "worker_failures", None)
     if not failures:
-        return shorten(str(error).strip().splitlines()[-1], 400, placeholder="…")
+        return shorten(last_words(error), 400, placeholder="…")
     said = {
-        rank: WHY + f" ({SAID})" if SAID in str(failure) else str(failure).strip().splitlines()[-1]
-        for rank, failure in failures.items()
+        rank: WHY + f" ({SAID})" if SAID in str(failure) else last_words(failure) for rank, failure in failures.items()
     }
     rank = min(said, key=lambda rank: ("gloo" in said[rank] or "nccl" in said[rank].lower(), rank))
     return shorten(f"worker {rank + 1} of {workers} failed: {said[rank]}", 400, placeholder="…")

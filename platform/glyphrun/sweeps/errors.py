@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -18,6 +19,12 @@ def nearest(key: str, known: Iterable[str]) -> str:
     """``: did you mean …?`` with the known key that is most like another, or nothing."""
     near = get_close_matches(key, sorted(known), n=1, cutoff=0.5)
     return f": did you mean {near[0]}?" if near else ""
+
+
+def last_words(error: object) -> str:
+    """The last line of an error that came from another process, without the classes that Ray and Python write before it."""
+    lines = str(error).strip().splitlines()
+    return re.sub(r"^([A-Za-z_][\w.]*(Error|Exception|Failed|Diverged)(\(\w+\))?: )+", "", lines[-1]) if lines else ""
 
 
 def said(error: ValidationError, known: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from ray import tune
 
-from glyphrun.sweeps.errors import ExperimentError
+from glyphrun.sweeps.errors import ExperimentError, last_words
 from glyphrun.sweeps.points import DecodePoint, families_of
 from glyphrun.sweeps.reading import PointReader
 from glyphrun.sweeps.trials import write_json
@@ -89,7 +89,7 @@ def _reason(grid: tune.ResultGrid, place: int) -> str:
         said = str(grid[place].error or "").strip()
     except Exception:  # Tune keeps errors in files, which a full disk cuts off in any place
         said = ""
-    return said.splitlines()[-1] if said else "its process ended and left no word; is there room on the disk?"
+    return last_words(said) if said else "its process ended and left no word; is there room on the disk?"
 
 
 class _Told(tune.Callback):

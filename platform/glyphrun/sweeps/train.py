@@ -24,6 +24,7 @@ from glyphrun.images import ImageProcessor
 from glyphrun.models.zoo import parse_settings
 from glyphrun.recipe import processor_for
 from glyphrun.sweeps.distributed import DistributedTrial, check_batches
+from glyphrun.sweeps.errors import last_words
 from glyphrun.sweeps.experiment import Experiment
 from glyphrun.sweeps.low_memory import halve_ended, sign
 from glyphrun.sweeps.nodes import cluster_nodes, serve_runs
@@ -90,7 +91,7 @@ def run_sweep(
     lost = {}
     for result in (grid[number] for number in range(len(grid))):
         if result.error is not None and result.config is not None:
-            lost[result.config["trial"]["id"]] = str(result.error).strip().splitlines()[-1]
+            lost[result.config["trial"]["id"]] = last_words(result.error)
     learns = isinstance(experiment.searcher, Tpe | Optuna)
     return [
         replace(record, outcome=_of_this_attempt(record, lost, spending.reason()))
