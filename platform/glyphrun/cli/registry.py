@@ -178,11 +178,11 @@ def serve(
             settings = settings.model_copy(update={"access": settings.access.model_copy(update={"tokens": tokens})})
         host, port = host or chosen.host, chosen.port if port is None else port
     with plain_errors(), run(settings, host=host, port=port, options=chosen.options) as server:
+        console.print(f"{server.url}/  (Ctrl-C stops)", soft_wrap=True)
         for name, start in server.started.items():
             parts = {"imports": start.import_ms, "load": start.load_ms, "warm-up": start.warm_up_ms}
             console.print(f"{name}: {', '.join(f'{part} {spent / 1e3:.2f} s' for part, spent in parts.items())}")
         console.print(f"Ready after {server.ready_s:.1f} s")
-        console.print(f"{server.url}/  (Ctrl-C stops)", soft_wrap=True)
         wait_for_interrupt()
     console.print("Stopped.")
 
