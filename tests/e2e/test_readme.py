@@ -109,7 +109,7 @@ def test_the_request_with_curl_is_answered(newcomer):
     )
     try:
         assert server.stdout is not None
-        url = next(line.split("/  ")[0] for line in iter(server.stdout.readline, "") if "Ctrl-C stops" in line)
+        url = server.stdout.readline().split("/  ")[0]
         (line,) = block_with("curl")
         answer = json.loads(printed_by(line.replace("http://127.0.0.1:8000", url), folder))
         assert len(answer["votes"]) == 2
