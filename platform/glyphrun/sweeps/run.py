@@ -48,7 +48,8 @@ def _claim(run_dir: Path, experiment: Experiment) -> None:
             f"{run_dir} holds a run of another experiment: name another --run-dir or remove that folder"
         )
     if not same:
-        shutil.rmtree(run_dir / "trials", ignore_errors=True)  # as they were planned by what was refused
+        if not _has_begun(run_dir):
+            shutil.rmtree(run_dir / "trials", ignore_errors=True)  # as they were planned by what was refused
         write_json(declared, {"hash": experiment.hash(), "experiment": experiment.model_dump(mode="json")})
 
 
