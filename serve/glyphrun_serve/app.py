@@ -26,6 +26,7 @@ from glyphrun_serve.access import Access
 from glyphrun_serve.batching import Batching
 from glyphrun_serve.graph import Options, Resources, graph
 from glyphrun_serve.limits import Limits
+from glyphrun_serve.sample_log import SampleLog
 from glyphrun_serve.schemas import ColdStart, Ready
 
 APPLICATION = "glyphrun"
@@ -44,7 +45,8 @@ class ServeSettings(BaseModel):
     preprocess: whether images are decoded in a deployment of its own, which scales by itself, or in the gateway, which on
     few processors is faster by a hop. replicas, cpus, gpus: of the recognizer, and what each replica has; members of an ensemble that vote have as many
     replicas each and share the rest in equal parts. What else Serve can be told of a deployment, such as how it scales,
-    stands under ``deployments`` of the config: gateway, preprocess, and recognizer or recognizer-MEMBER.
+    stands under ``deployments`` of the config: gateway, preprocess, and recognizer or recognizer-MEMBER. log_samples: where
+    requests that are worth a label are kept, which none are without it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,6 +61,7 @@ class ServeSettings(BaseModel):
     cpus: float = Field(default=1, gt=0)
     gpus: float = Field(default=0, ge=0)
     budget: LatencyBudget | None = None
+    log_samples: SampleLog | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,17 @@ def build_app(settings: ServeSettings) -> serve.Application:
 
 
 def application(settings: ServeSettings, options: Options) -> serve.Application:
-    """The same with the options that a Serve config has for each of its deployments."""
+    """The same with the options that a Serve config has for each of its deployments.
+
+    Raises DatasetError if the folder for samples holds something else.
+    """
+    log_samples = settings.log_samples
+    if log_samples is not None:
+        from glyphrun.data.rolling import claim_folder
+
+        # The gateway's process works in another folder.
+        log_samples = log_samples.model_copy(update={"folder": log_samples.folder.absolute()})
+        claim_folder(log_samples.folder)
     return graph(
         settings.bundle.resolve(),
         limits=settings.limits,
@@ -105,6 +118,7 @@ def application(settings: ServeSettings, options: Options) -> serve.Application:
         precision=settings.precision,
         resources=Resources(settings.replicas, settings.cpus, settings.gpus, settings.preprocess),
         options=options,
+        log_samples=log_samples,
     )
 
 

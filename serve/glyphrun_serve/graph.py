@@ -19,6 +19,7 @@ from glyphrun_serve.deployments import RecognizerReplica
 from glyphrun_serve.ingress import Ingress
 from glyphrun_serve.limits import Limits
 from glyphrun_serve.preprocess import Preprocess
+from glyphrun_serve.sample_log import SampleLog
 from glyphrun_serve.schemas import ModelCard
 
 GATEWAY, PREPROCESS, RECOGNIZER = "gateway", "preprocess", "recognizer"
@@ -48,6 +49,7 @@ def graph(
     precision: Precision | None,
     resources: Resources,
     options: Options,
+    log_samples: SampleLog | None = None,
 ) -> serve.Application:
     """The deployments of a bundle; options: those of Serve that differ from what is set here, by deployment.
 
@@ -93,6 +95,7 @@ def graph(
         model_card(bundle),
         limits,
         guard,
+        log_samples,
     )
 
 

@@ -22,6 +22,7 @@ from glyphrun_serve.limits import Limits
 from glyphrun_serve.panel import Ask, Panel
 from glyphrun_serve.preprocess import Preprocess
 from glyphrun_serve.routes import Busy, Failed, Lost, Refused, Unanswered, Unreadable, http_app
+from glyphrun_serve.sample_log import SampleLog
 from glyphrun_serve.schemas import ColdStart, ModelCard
 
 READY_S = 2.0  # a loaded replica says so within milliseconds
@@ -50,6 +51,7 @@ class Ingress:
         card: ModelCard,
         limits: Limits,
         guard: Guard,
+        log_samples: SampleLog | None,
     ) -> None:
         """preprocess: what decodes images; this process does where there is no such deployment.
 
@@ -68,9 +70,15 @@ class Ingress:
         self._methods: dict[tuple[str, str, bool], DeploymentHandle[Any]] = {}
         self._started = False
         self._guard = guard
+        self._log_samples = log_samples
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return http_app(self, self._limits, self._guard, named_outside=True)
+        samples = None
+        if self._log_samples is not None:
+            from glyphrun_serve.kept_samples import KeptSamples
+
+            samples = KeptSamples(self._log_samples, self.card)
+        return http_app(self, self._limits, self._guard, named_outside=True, samples=samples)
 
     async def read(self, frames: Sequence[bytes], *, name: str, explain: bool) -> Found:
         """What the recognizer says of an item, or its members together."""

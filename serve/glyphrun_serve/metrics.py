@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from glyphrun.prediction import Prediction
 
@@ -67,6 +69,25 @@ class Metrics:
             # A failure's reason follows its status, and would make a series of its own.
             self._members.labels(member.member, member.status.split()[0].rstrip(":")).inc()
 
+    def watch_samples(self, outcomes: Mapping[str, int]) -> None:
+        """Show what becomes of the requests that are worth a label; outcomes: counts that go on changing."""
+        self._registry.register(_Samples(outcomes))
+
     def exposition(self) -> bytes:
         """The text that Prometheus reads."""
         return generate_latest(self._registry)
+
+
+class _Samples(Collector):
+    """Counts that are kept elsewhere, where a thread of its own changes them."""
+
+    def __init__(self, outcomes: Mapping[str, int]) -> None:
+        self._outcomes = outcomes
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        family = CounterMetricFamily(
+            "glyphrun_samples", "Requests worth a label by what became of them.", labels=["outcome"]
+        )
+        for outcome, count in self._outcomes.items():
+            family.add_metric([outcome], count)
+        yield family

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, perf_counter
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 from fastapi import FastAPI, File, UploadFile
 from fastapi.responses import FileResponse, PlainTextResponse, Response
@@ -25,6 +25,9 @@ from glyphrun_serve.idempotency import Idempotent, KeptAnswers
 from glyphrun_serve.limits import BodyLimit, Limits
 from glyphrun_serve.metrics import Metrics
 from glyphrun_serve.observe import Log, Observed, log_to_stderr
+
+if TYPE_CHECKING:  # most servers keep no samples, and start without Parquet
+    from glyphrun_serve.kept_samples import KeptSamples
 
 # A clip's answer comes in parts, and is not kept.
 ANSWERED_ONCE = frozenset({"/v1/recognize", "/v1/recognize/batch", "/v1/embed"})
@@ -110,8 +113,12 @@ def http_app(
     clock: Callable[[], float] = monotonic,
     log: Log = log_to_stderr,
     named_outside: bool = False,
+    samples: KeptSamples | None = None,
 ) -> FastAPI:
-    """The routes over a reader. clock: seconds that never go back. named_outside: as ``Observed`` has it."""
+    """The routes over a reader. clock: seconds that never go back. named_outside: as ``Observed`` has it.
+
+    samples: where requests that are worth a label are kept.
+    """
     app = FastAPI(
         title="glyphrun",
         summary="Reads numbers and text in still images and in tracklets.",
@@ -122,6 +129,8 @@ def http_app(
         redoc_url=None,
     )
     metrics = Metrics()
+    if samples is not None:
+        metrics.watch_samples(samples.outcomes)
     # The last one added is the outermost: what is refused is seen, and is refused before its body is taken.
     app.add_middleware(Idempotent, kept=KeptAnswers(clock), paths=ANSWERED_ONCE)
     app.add_middleware(BodyLimit, limits=limits, larger={video.PATH: limits.clip_bytes})
@@ -164,6 +173,8 @@ def http_app(
         with metrics.waiting():
             found = await within_limits(reader.read(frames, name=name, explain=explain), item)
         metrics.read(found)
+        if samples is not None:
+            samples.offer(frames, found)
         return wire.answer(found, identity, (perf_counter() - started) * 1e3)
 
     async def uploaded(frames: list[UploadFile]) -> tuple[list[bytes], str]:

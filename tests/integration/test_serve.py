@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,13 @@ import pytest
 from clips import cut_out, save_clip
 from glyphrun.bundle import load_engine
 from glyphrun.client import Client, ClipBox, ClipEnd, ClipTracklet
+from glyphrun.data.sample import DatasetError, iterate_samples
 from glyphrun.engine import Engine
 from glyphrun.text import DIGITS
 from glyphrun_serve.app import ServeError, Server, ServeSettings, free_port, run
 from glyphrun_serve.batching import Batching
 from glyphrun_serve.limits import Limits
+from glyphrun_serve.sample_log import SampleLog
 from serving import METRICS, assert_refused, assert_same_reading, huge, in_base64, picture, save_untrained, upload
 
 LIMITS = Limits(body_bytes=400_000, items=8, frames=6, pixels=1_000_000, request_pixels=2_500_000)
@@ -33,7 +37,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def settings(bundle: Path) -> ServeSettings:
+def settings(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> ServeSettings:
     # float32, so that a reading does not depend on what else is in its batch.
     return ServeSettings(
         bundle=bundle,
@@ -41,6 +45,7 @@ def settings(bundle: Path) -> ServeSettings:
         batching=Batching(most=8, wait_s=0.05),
         precision="float32",
         cpus=1,
+        log_samples=SampleLog(folder=tmp_path_factory.mktemp("kept"), below=1.0, items=8),
     )
 
 
@@ -91,6 +96,20 @@ def test_a_tracklet_is_read_jointly_and_every_frame_votes(client: httpx.Client, 
     answer = client.post("/v1/recognize", files=upload(*frames)).json()
     assert_same_reading(answer, engine.read([frames], explain=True)[0])
     assert [vote["frame"] for vote in answer["votes"]] == [0, 1, 2]
+
+
+def test_unsure_requests_are_kept_where_they_can_be_labelled(client: httpx.Client, settings: ServeSettings) -> None:
+    assert client.post("/v1/recognize", files=upload(picture(77), picture(78))).status_code == 200
+    assert settings.log_samples is not None
+    folder = settings.log_samples.folder
+    deadline = time.monotonic() + 30
+    kept: set[tuple[bytes, ...]] = set()
+    while (picture(77), picture(78)) not in kept and time.monotonic() < deadline:
+        time.sleep(0.1)
+        # While it is read a shard may go for a longer one.
+        with suppress(DatasetError):
+            kept = {sample.frames for sample in iterate_samples(folder)}
+    assert (picture(77), picture(78)) in kept
 
 
 def test_features_are_those_of_the_engine(client: httpx.Client, engine: Engine) -> None:

@@ -74,6 +74,10 @@ def recognizer(config: dict[str, Any]) -> dict[str, Any]:
             lambda config: recognizer(config)["ray_actor_options"].update(num_gpu=1),
             r"ray_actor_options\.num_gpu .* nearest known key is num_gpus",
         ),
+        (
+            lambda config: application(config)["args"].update(log_samples={"folder": "runs/unsure", "belw": 0.5}),
+            r"args\.log_samples\.belw .* nearest known key is below",
+        ),
         (lambda config: application(config)["args"].update(batchng={}), r"args\.batchng .* key is batching"),
         (
             lambda config: application(config)["args"]["limits"].update(answers=3),

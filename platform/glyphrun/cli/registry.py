@@ -157,6 +157,14 @@ def serve(
     tokens: Annotated[
         Path | None, typer.Option(help="File of `glyphrun token`: only who bears one is answered.", show_default=False)
     ] = None,
+    log_samples: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder in which requests are kept, images and all, to be labelled: those read with less than 60 % confidence, "
+            "abstained from, or read differently by members of an ensemble. At most 1,000 of them and 256 MiB; the oldest go.",
+            show_default=False,
+        ),
+    ] = None,
     registry: RegistryOption = REGISTRY,
 ) -> None:
     """Serve a model over HTTP with a page to try it, until Ctrl-C.
@@ -168,6 +176,7 @@ def serve(
     from glyphrun.registry import Registry
     from glyphrun_serve.app import ServeSettings, run
     from glyphrun_serve.config_check import ServeConfig, read_config
+    from glyphrun_serve.sample_log import SampleLog
 
     with plain_errors():
         bundle = Registry(registry).resolve(model)
@@ -176,6 +185,9 @@ def serve(
         settings = chosen.settings
         if tokens is not None:
             settings = settings.model_copy(update={"access": settings.access.model_copy(update={"tokens": tokens})})
+        if log_samples is not None:
+            kept = settings.log_samples or SampleLog(folder=log_samples)
+            settings = settings.model_copy(update={"log_samples": kept.model_copy(update={"folder": log_samples})})
         host, port = host or chosen.host, chosen.port if port is None else port
     with plain_errors(), run(settings, host=host, port=port, options=chosen.options) as server:
         console.print(f"{server.url}/  (Ctrl-C stops)", soft_wrap=True)
