@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -11,13 +15,15 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from clips import save_clip
 from glyphrun.bundle import load_engine
 from glyphrun.ensembled import make_ensemble
 from glyphrun.members import EnsembleSettings
+from glyphrun.prediction import Prediction
 from glyphrun_serve.access import Guard
 from glyphrun_serve.app import Server, ServeSettings, run
 from glyphrun_serve.limits import Limits
-from glyphrun_serve.routes import http_app
+from glyphrun_serve.routes import Failed, Unreadable, http_app
 from glyphrun_serve.tokens import KnownToken, token_hash
 from local_app import EngineReader, no_log, served
 from serving import save_untrained
@@ -81,6 +87,7 @@ def test_three_frames_give_a_reading_and_three_votes(
     for number, vote in enumerate(answer["votes"]):
         expect(page.locator(".vote .says b").nth(number)).to_have_text(vote["text"] or "unreadable")
     expect(page.locator("#timings")).to_contain_text("encode")
+    expect(page.locator("#degraded")).to_be_hidden()
     assert r"""-F 'frames=@"frame 0'\''s.png"'""" in page.locator("#curl").inner_text()
     assert f"{server.url}/v1/recognize" in page.locator("#curl").inner_text()
     assert complaints == []
@@ -145,6 +152,102 @@ def test_images_can_be_dropped(page: Page, frames: list[Path]) -> None:
     expect(page.locator("#curl")).to_contain_text("dropped.png")
 
 
+BOXES = [
+    {"tracklet": name, "frame": frame, "box": box}
+    for name, frames, box in (("early", (3, 1), (0, 0, 24, 32)), ("late", (2, 15, 9), (40, 8, 32, 40)))
+    for frame in frames
+]
+
+
+def test_a_clip_is_read_tracklet_by_tracklet(page: Page, server: Server, complaints: list[str], tmp_path: Path) -> None:
+    page.emulate_media(color_scheme="dark")
+    page.set_viewport_size({"width": 360, "height": 740})
+    clip, boxes = save_clip(tmp_path / "a match's.mp4", 20), tmp_path / "boxes.json"
+    boxes.write_text(json.dumps(BOXES), encoding="utf-8")
+    page.set_input_files("#files", [clip, boxes])
+    expect(page.locator("#announce")).to_have_text("The clip has been read: 2 tracklets")
+    expect(page.locator("#tracklets-note")).to_have_text("2 read, 5 pictures of them")
+    tracklets = page.get_by_role("list", name="Tracklets").get_by_role("button")
+    expect(tracklets).to_have_count(2)
+
+    command = page.locator("#curl").inner_text()
+    assert r"""-F 'clip=@"a match'\''s.mp4"'""" in command
+    if shutil.which("curl"):
+        # What the page shows is what the command beside it prints.
+        plain = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+        done = subprocess.run(f"{command} -s", shell=True, cwd=tmp_path, env=plain, capture_output=True, text=True)
+        told = done.stdout
+    else:
+        form = {"clip": clip.read_bytes()}
+        told = httpx.post(
+            f"{server.url}/v1/video", files=form, data={"boxes": json.dumps(BOXES)}, trust_env=False, timeout=60
+        ).text
+    read = [json.loads(line.removeprefix("data: ")) for line in told.splitlines() if line.startswith("data: ")]
+    assert [found.get("tracklet") for found in read] == ["early", "late", None], told
+
+    for place, numbers in ((0, [1, 3]), (1, [2, 9, 15])):
+        if place:
+            tracklets.nth(place).focus()
+            page.keyboard.press("Enter")
+        answer = read[place]["answer"]
+        expect(page.locator("#reading-title")).to_have_text(f"Reading of tracklet {read[place]['tracklet']}")
+        expect(tracklets.nth(place)).to_have_attribute("aria-pressed", "true")
+        expect(tracklets.nth(1 - place)).to_have_attribute("aria-pressed", "false")
+        expect(tracklets.nth(place)).to_contain_text(answer["text"] or "unreadable")
+        expect(page.locator("#text")).to_have_text(answer["text"] or "nothing readable")
+        expect(page.locator(".frame")).to_have_count(len(numbers))
+        for card, number, vote in zip(page.locator(".frame").all(), numbers, answer["votes"], strict=True):
+            expect(card).to_contain_text(f"frame {number} · weight {vote['weight']:.2f}")
+            expect(card.locator("b")).to_have_text(vote["text"] or "unreadable")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.screenshot(path=tmp_path / "clip-dark-360.png", full_page=True)
+
+    page.get_by_label("Where its tracklets are").fill("")
+    page.keyboard.press("Tab")
+    expect(page.locator("#reading-title")).to_have_text("Reading of the clip")
+    expect(tracklets).to_have_count(1)
+    assert "boxes" not in page.locator("#curl").inner_text()
+    page.emulate_media(color_scheme="light")
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.screenshot(path=tmp_path / "clip-light-1280.png", full_page=True)
+    page.get_by_role("button", name="Clear").click()
+    expect(page.locator("#tracklets-section")).to_be_hidden()
+    assert complaints == []
+
+
+class FailsAtLate(EngineReader):
+    """A model that one tracklet is too much for."""
+
+    async def read(self, frames: Sequence[bytes], *, name: str, explain: bool) -> Prediction | Unreadable | Failed:
+        if name == "Tracklet late":
+            return Failed("RuntimeError: out of tune")
+        return await super().read(frames, name=name, explain=explain)
+
+
+def test_what_of_a_clip_cannot_be_read_is_explained_in_its_place(tab: Page, frames: list[Path], tmp_path: Path) -> None:
+    engine = load_engine(save_untrained(tmp_path / "untrained"), precision="float32")
+    boxes, half, notes = (tmp_path / name for name in ("boxes.json", "half.avi", "notes.mp4"))
+    boxes.write_text(json.dumps(BOXES), encoding="utf-8")
+    whole = save_clip(tmp_path / "whole.avi", 20)
+    half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    notes.write_text("no clip", encoding="utf-8")
+    alert = tab.get_by_role("alert")
+    with served(http_app(FailsAtLate(engine), Limits(), log=no_log)) as url:
+        tab.goto(url)
+        tab.set_input_files("#files", [whole, boxes])
+        expect(tab.locator("#tracklets .failed")).to_contain_text("The model failed on this item alone")
+        expect(tab.locator("#tracklets button")).to_have_count(1)
+        expect(alert).to_be_hidden()
+        tab.set_input_files("#files", [half, boxes])
+        expect(alert).to_contain_text("breaks off before frame")
+        expect(tab.locator("#reading-title")).to_have_text("Reading of tracklet early")
+        tab.set_input_files("#files", [notes])
+        expect(alert).to_contain_text("The clip cannot be opened")
+        expect(tab.locator("#confidence")).to_have_text("Nothing was read.")
+        tab.set_input_files("#files", [whole, frames[0]])
+        expect(alert).to_contain_text("Choose images, or one clip")
+
+
 def test_a_file_that_is_no_image_is_explained_in_a_sentence(page: Page, tmp_path: Path, frames: list[Path]) -> None:
     wrong = tmp_path / "notes.png"
     wrong.write_text("no image", encoding="utf-8")
@@ -157,12 +260,13 @@ def test_a_file_that_is_no_image_is_explained_in_a_sentence(page: Page, tmp_path
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_scrolls_in_one_direction_only(page: Page, frames: list[Path], scheme: str) -> None:
+def test_a_phone_scrolls_in_one_direction_only(page: Page, frames: list[Path], scheme: str, tmp_path: Path) -> None:
     page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
     page.set_viewport_size({"width": 360, "height": 740})
     page.set_input_files("#files", frames)
     expect(page.locator(".vote")).to_have_count(3)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.screenshot(path=tmp_path / f"frames-{scheme}-360.png", full_page=True)
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert background == ("rgb(15, 17, 23)" if scheme == "dark" else "rgb(245, 246, 250)")
 
@@ -195,6 +299,8 @@ def test_what_each_member_says_stands_beside_the_answer_of_an_ensemble(
     for number, why in ((1, "≠ differs"), (2, "no answer in time")):
         expect(members.nth(number)).to_contain_text(why)
     expect(page.get_by_text("left out")).to_have_count(1)
+    assert answer["degraded"]
+    expect(page.get_by_text("degraded: not every recognizer answered")).to_be_visible()
     expect(page.get_by_text("≠ differs")).to_have_count(1)
     expect(page.locator("#announce")).to_contain_text("2 of 3 recognizers voted, 1 differs")
     expect(page.locator("#provenance")).to_contain_text("early (parseq)")
