@@ -21,7 +21,7 @@ from glyphrun.ensemble_bundle import load_reader
 from glyphrun.evaluation.comparison import Comparison, compare
 from glyphrun.evaluation.cost import measure_batches
 from glyphrun.evaluation.evaluate import read_split
-from glyphrun.images import encode_image
+from glyphrun.images import ImageProcessor, encode_image
 from glyphrun.registry import Promoted, Registry, expect_name
 from glyphrun.run_folder import PromotionError, bundle_of, dataset_of, target_of
 from glyphrun.target import Target
@@ -209,7 +209,11 @@ def read_both(
 
 def _latency(reader: Reader, target: Target, dataset: Path | None, split: str, device: torch.device) -> Latency:
     frames = target.budget.frames
-    items = _noise(reader, frames or FRAMES_OF_NOISE) if dataset is None else _timed_items(dataset, split, frames)
+    items = (
+        noise_items(reader.processor, frames or FRAMES_OF_NOISE)
+        if dataset is None
+        else timed_items(dataset, split, frames)
+    )
     times = measure_batches(
         reader, items, batch=target.batch, repeats=TIMED_BATCHES, seconds=TIMED_S, threads=target.threads
     )
@@ -222,7 +226,7 @@ def _latency(reader: Reader, target: Target, dataset: Path | None, split: str, d
     )
 
 
-def _timed_items(dataset: Path, split: str, frames: int | None) -> Sequence[Sequence[bytes]]:
+def timed_items(dataset: Path, split: str, frames: int | None) -> Sequence[Sequence[bytes]]:
     """The first items of a split, or of another if there is no such one, cut or repeated to a number of frames."""
     splits = read_card(dataset).counts
     split = split if split in splits else next(iter(splits))
@@ -230,6 +234,7 @@ def _timed_items(dataset: Path, split: str, frames: int | None) -> Sequence[Sequ
     return [tuple(item[place % len(item)] for place in range(frames or len(item))) for item in chosen if item]
 
 
-def _noise(reader: Reader, frames: int) -> Sequence[Sequence[bytes]]:
-    shape = (frames, reader.processor.height, reader.processor.width, 3)
+def noise_items(processor: ImageProcessor, frames: int) -> Sequence[Sequence[bytes]]:
+    """One item of noise at the size that a recognizer reads, where there is no data set to take real ones from."""
+    shape = (frames, processor.height, processor.width, 3)
     return [[encode_image(frame) for frame in np.random.default_rng(0).integers(0, 255, shape, np.uint8)]]

@@ -16,6 +16,7 @@ from glyphrun.cli import (
     recognizers,
     registry,
     runs,
+    serving,
 )
 
 app = typer.Typer(
@@ -36,4 +37,5 @@ app.add_typer(language.lexicon, name="lexicon")
 app.add_typer(recognizers.app)
 app.add_typer(promotion.app)
 app.add_typer(registry.app)
+app.add_typer(serving.app)
 app.add_typer(access.app)
