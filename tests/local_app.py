@@ -13,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from glyphrun.encoded import Embedding
-from glyphrun.engine import Engine
+from glyphrun.ensemble import Reader
 from glyphrun.prediction import Prediction
 from glyphrun_serve.routes import Unreadable
 from glyphrun_serve.schemas import ColdStart, ModelCard
@@ -32,12 +32,10 @@ CARD = ModelCard(
 
 
 class EngineReader:
-    """Reads with an engine in a thread, and counts how often it was asked."""
+    """Reads with an engine, or an ensemble, in a thread, and counts how often it was asked."""
 
-    card = CARD
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Reader, card: ModelCard = CARD) -> None:
+        self.engine, self.card = engine, card
         self.asked = 0
 
     async def read(self, frames: Sequence[bytes], *, name: str, explain: bool) -> Prediction | Unreadable:
