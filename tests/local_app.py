@@ -34,6 +34,8 @@ CARD = ModelCard(
 class EngineReader:
     """Reads with an engine, or an ensemble, in a thread, and counts how often it was asked."""
 
+    card = CARD
+
     def __init__(self, engine: Reader, card: ModelCard = CARD) -> None:
         self.engine, self.card = engine, card
         self.asked = 0

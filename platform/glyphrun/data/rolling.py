@@ -137,7 +137,8 @@ def claim_folder(folder: str | os.PathLike[str]) -> None:
 def _alone(folder: Path) -> Iterator[None]:
     if folder.exists() and not folder.is_dir():
         raise DatasetError(f"{folder} is a file; name a folder for the samples.")
-    if folder.exists() and not (folder / MARK).exists() and any(folder.iterdir()):
+    # In this order: another server's mark comes before anything else that it writes.
+    if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
         raise DatasetError(f"{folder} holds something other than samples kept by a server; name another folder.")
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / MARK, "ab") as lock:
