@@ -44,7 +44,7 @@ def test_the_page_has_every_size_in_its_table_and_marks_the_chosen_one(tmp_path:
     write_curve_page(POINTS, out, title="shirts & co", slo_ms=50.0, chosen=2, told=["batch wait 0 ms"], under="a <CPU>")
     page = out.read_text("utf-8")
     assert len(re.findall(r"<tr[ >]", page)) == 1 + 5 and page.count('<tr class="won">') == 2
-    assert "<h1>shirts &amp; co</h1>" in page and "a &lt;CPU&gt;" in page and "Batch wait 0 ms." in page
+    assert "<h1>shirts &amp; co</h1>" in page and "a &lt;CPU&gt;" in page and "batch wait 0 ms." in page
     assert "recognizer-<one>" not in page.split("application/json")[0] and "exact match" not in page
     figures = json.loads(re.search(r'id="figures">(.*?)</script>', page, re.S).group(1))  # type: ignore[union-attr]
     assert set(figures) == {"latency", "throughput"}
