@@ -43,10 +43,10 @@ class ServeSettings(BaseModel):
     """The arguments of the application in a Serve config; budget is what promotions to it are measured against.
 
     preprocess: whether images are decoded in a deployment of its own, which scales by itself, or in the gateway, which on
-    few processors is faster by a hop. replicas, cpus, gpus: of the recognizer, and what each replica has; members of an ensemble that vote have as many
-    replicas each and share the rest in equal parts. What else Serve can be told of a deployment, such as how it scales,
-    stands under ``deployments`` of the config: gateway, preprocess, and recognizer or recognizer-MEMBER. log_samples: where
-    requests that are worth a label are kept, which none are without it.
+    few processors is faster by a hop. replicas, cpus, gpus: of the recognizer, and what each replica has; members of an
+    ensemble that vote have as many replicas each and share the rest in equal parts. What else Serve can be told of a
+    deployment, such as how it scales, stands under ``deployments`` of the config: gateway, preprocess, and recognizer or
+    recognizer-MEMBER. log_samples: where requests that are worth a label are kept, which none are without it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,6 +62,10 @@ class ServeSettings(BaseModel):
     gpus: float = Field(default=0, ge=0)
     budget: LatencyBudget | None = None
     log_samples: SampleLog | None = None
+
+    @property
+    def resources(self) -> Resources:
+        return Resources(self.replicas, self.cpus, self.gpus, self.preprocess)
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ def application(settings: ServeSettings, options: Options) -> serve.Application:
         guard=settings.access.guard(),
         batching=settings.batching,
         precision=settings.precision,
-        resources=Resources(settings.replicas, settings.cpus, settings.gpus, settings.preprocess),
+        resources=settings.resources,
         options=options,
         log_samples=log_samples,
     )

@@ -39,6 +39,10 @@ class Resources:
     gpus: float = 0
     preprocess: bool = False
 
+    def each(self, recognizers: int) -> tuple[float, float]:
+        """Processors and GPUs of a replica of each of so many recognizers."""
+        return self.cpus / recognizers, self.gpus / recognizers
+
 
 def graph(
     bundle: Path,
@@ -61,7 +65,7 @@ def graph(
     processors = tuple(dict.fromkeys(part.processor for part in parts.values()))
     # Above it a request is refused in the one error shape, which Serve's own would not have.
     queued = max(16 * batching.most, 4 * limits.items)
-    share = 1 / len(parts)
+    cpus, gpus = resources.each(len(parts))
     recognizers = {
         name: _deployment(
             RecognizerReplica,
@@ -71,7 +75,7 @@ def graph(
             # Twice a batch, so that the next one fills while one is read.
             max_ongoing_requests=2 * batching.most,
             max_queued_requests=queued,
-            ray_actor_options={"num_cpus": resources.cpus * share, "num_gpus": resources.gpus * share},
+            ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
         ).bind(part.folder, batching, precision, processors.index(part.processor))
         for name, part in parts.items()
     }

@@ -38,10 +38,9 @@ class Base:
 
     def granted(self, part: Part) -> tuple[float, float]:
         """Cores and cards of each replica."""
-        settings, share = self.config.settings, 1 / len(self.parts)
         own = self.config.options.get(part.deployment, {}).get("ray_actor_options")
         if own is None:
-            return settings.cpus * share, settings.gpus * share
+            return self.config.settings.resources.each(len(self.parts))
         return own.get("num_cpus", 1), own.get("num_gpus", 0)  # Serve's own defaults
 
     def threads(self, part: Part) -> int:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from glyphrun.sweeps.experiment import Experiment
-from glyphrun.sweeps.low_memory import PROCESS, SAID, halve_ended
+from glyphrun.sweeps.low_memory import SAID, halve_ended, word_of
 from glyphrun.sweeps.plan import Trial, plan_trials
 from glyphrun.sweeps.policies import Budget
 from glyphrun.sweeps.trials import as_changed, begin, read_outcome, read_record, trial_folder, write_json
@@ -27,6 +27,11 @@ def monitor_says(live: str, ended: str) -> RuntimeError:
     )
 
 
+def works_on(run_dir: Path, actor: str, trial: Trial) -> None:
+    word_of(run_dir, actor).parent.mkdir(parents=True, exist_ok=True)
+    write_json(word_of(run_dir, actor), {"trial": trial.id})
+
+
 @pytest.fixture
 def trials(tmp_path: Path) -> list[Trial]:
     candidate = {"family": "digits", "recognizer": "query-digits-nano"}
@@ -34,7 +39,7 @@ def trials(tmp_path: Path) -> list[Trial]:
     planned = plan_trials(experiment)
     for trial, actor in zip(planned, ACTORS, strict=True):
         begin(tmp_path, trial)
-        write_json(trial_folder(tmp_path, trial) / PROCESS, {"actor": actor})
+        works_on(tmp_path, actor, trial)
     return planned
 
 
@@ -49,6 +54,15 @@ def test_the_trial_whose_process_was_ended_goes_on_with_half_the_batch_and_fails
     ended = read_record(tmp_path, trials[1]).outcome
     assert ended.status == "failed" and "also with half the batch" in str(ended.reason)
     assert f"batch_size {before.batch_size} became {before.batch_size // 2}" in str(ended.retried)
+
+
+def test_a_trial_that_a_process_worked_on_before_keeps_its_batch(trials, tmp_path):
+    """The first one was finished, or waits for others, when its process took up the second."""
+    works_on(tmp_path, ACTORS[0], trials[1])
+    assert halve_ended(monitor_says(ACTORS[1], ACTORS[0]), tmp_path)
+    one, other = (as_changed(trial, trial_folder(tmp_path, trial)).train for trial in trials)
+    assert one == trials[0].train
+    assert other.batch_size == trials[1].train.batch_size // 2
 
 
 def test_errors_about_anything_else_are_not_taken_for_it(trials, tmp_path):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import ray
 
+from glyphrun.sweeps.plan import Trial
 from glyphrun.sweeps.trials import (
     Outcome,
     as_changed,
@@ -20,12 +22,20 @@ from glyphrun.sweeps.trials import (
 SAID = "running low on memory"  # by Ray, of every process that its memory monitor has ended
 WHY = "its node ran out of memory and Ray ended its process"
 CHOSEN = "Selected to kill"  # what stands before it are processes that were let live
-PROCESS = "process.json"
+ACTOR = re.compile(r"Actor\((\w+)\)")
 
 
-def sign(folder: Path) -> None:
-    """Leave in a trial's folder by which name Ray knows the process that works on it: this one."""
-    write_json(folder / PROCESS, {"actor": ray.get_runtime_context().get_actor_id()})
+def sign(run_dir: Path, trial: Trial) -> None:
+    """Leave word of which trial this process works on: a process works on one after another."""
+    actor = ray.get_runtime_context().get_actor_id()
+    assert actor is not None
+    word_of(run_dir, actor).parent.mkdir(parents=True, exist_ok=True)
+    write_json(word_of(run_dir, actor), {"trial": trial.id})
+
+
+def word_of(run_dir: Path, actor: str) -> Path:
+    """Where a process, by Ray's name for it, says on which trial it works; of no use to another attempt or machine."""
+    return run_dir / "tune" / "processes" / f"{actor}.json"
 
 
 def halve_ended(error: Exception, run_dir: Path) -> bool:
@@ -35,13 +45,10 @@ def halve_ended(error: Exception, run_dir: Path) -> bool:
     """
     if SAID not in str(error):
         return False
-    ended = str(error).partition(CHOSEN)[2]
-    found = False
+    words = [word_of(run_dir, actor) for actor in ACTOR.findall(str(error).partition(CHOSEN)[2])]
+    ended = {json.loads(word.read_text(encoding="utf-8"))["trial"] for word in words if word.exists()}
     for trial in read_trials(run_dir):
         folder = trial_folder(run_dir, trial)
-        process = folder / PROCESS
-        if process.exists() and f"({json.loads(process.read_text(encoding='utf-8'))['actor']})" in ended:
-            found = True
-            if not halve_batch(as_changed(trial, folder), folder, WHY):
-                write_outcome(folder, Outcome("failed", f"{WHY}, also with half the batch"))
-    return found
+        if trial.id in ended and not halve_batch(as_changed(trial, folder), folder, WHY):
+            write_outcome(folder, Outcome("failed", f"{WHY}, also with half the batch"))
+    return bool(ended)

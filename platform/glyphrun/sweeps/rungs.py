@@ -172,8 +172,10 @@ class Referee:
         self.courses.setdefault(number, Course()).ended = True
 
     def verdict(self, number: int, last: int) -> Verdict:
-        """What becomes of a trial after its report of a step, which is not its end."""
+        """What becomes of a trial after its report of a step; one that has ended tells its reports again to the last."""
         course = self.courses[number]
+        if course.ended:
+            return Verdict.GOES_ON
         for step in self.rule.judged_at(number):
             if step > last:
                 break

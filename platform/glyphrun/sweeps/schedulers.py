@@ -60,7 +60,7 @@ class Rungs(FIFOScheduler):
         self._tell(number, result)
         if result["step"] >= trial.config["trial"]["train"]["steps"]:
             self.referee.ended(number)
-        said = self._verdict(trial, result)
+        said = self.referee.verdict(number, result["step"])
         return {Verdict.GOES_ON: self.CONTINUE, Verdict.STOPS: self.STOP, Verdict.WAITS: self.PAUSE}[said]
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
@@ -78,7 +78,7 @@ class Rungs(FIFOScheduler):
             if trial.status == "PENDING":
                 return trial
             if trial.status == "PAUSED":
-                said = self._verdict(trial, trial.last_result)
+                said = self.referee.verdict(trial.config["trial"]["number"], trial.last_result["step"])
                 if said is Verdict.GOES_ON:
                     return trial
                 if said is Verdict.STOPS:
@@ -87,13 +87,6 @@ class Rungs(FIFOScheduler):
 
     def _tell(self, number: int, result: dict[str, Any]) -> None:
         self.referee.reported(number, result["step"], self.sign * result[self.objective])
-
-    def _verdict(self, trial: Any, result: dict[str, Any]) -> Verdict:
-        """An ended trial tells what it told before, to whatever end it came to."""
-        number = trial.config["trial"]["number"]
-        if self.referee.courses[number].ended:
-            return Verdict.GOES_ON
-        return self.referee.verdict(number, result["step"])
 
 
 class Generations(FIFOScheduler):

@@ -199,7 +199,7 @@ def _train_trial(
         if outcome.status == "failed":
             raise RuntimeError(outcome.reason)
         return
-    sign(folder)
+    sign(run_dir, trial)
     # The next trial of this process waits for this one's thread, and would be given up after two seconds of it.
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
     if torch.cuda.is_initialized():  # what an earlier trial has left would be missing from this one's card
