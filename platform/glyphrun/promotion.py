@@ -5,7 +5,7 @@ The first version of a name has no champion and is measured against a latency bu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -14,14 +14,14 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from glyphrun.data.batches import load_split
-from glyphrun.data.sample import DatasetError, dataset_hash, iterate_samples, read_card
+from glyphrun.data.sample import DatasetError, dataset_hash, read_card
 from glyphrun.device import default_device, device_name
 from glyphrun.ensemble import Reader
 from glyphrun.ensemble_bundle import load_reader
 from glyphrun.evaluation.comparison import Comparison, compare
 from glyphrun.evaluation.cost import measure_batches
 from glyphrun.evaluation.evaluate import read_split
-from glyphrun.images import ImageProcessor, encode_image
+from glyphrun.evaluation.timed_items import noise_items, timed_items
 from glyphrun.registry import Promoted, Registry, expect_name
 from glyphrun.run_folder import PromotionError, bundle_of, dataset_of, target_of
 from glyphrun.target import Target
@@ -212,7 +212,7 @@ def _latency(reader: Reader, target: Target, dataset: Path | None, split: str, d
     items = (
         noise_items(reader.processor, frames or FRAMES_OF_NOISE)
         if dataset is None
-        else timed_items(dataset, split, frames)
+        else timed_items(dataset, split, TIMED_ITEMS, frames)
     )
     times = measure_batches(
         reader, items, batch=target.batch, repeats=TIMED_BATCHES, seconds=TIMED_S, threads=target.threads
@@ -224,17 +224,3 @@ def _latency(reader: Reader, target: Target, dataset: Path | None, split: str, d
         batches=len(times),
         device=device_name(device),
     )
-
-
-def timed_items(dataset: Path, split: str, frames: int | None) -> Sequence[Sequence[bytes]]:
-    """The first items of a split, or of another if there is no such one, cut or repeated to a number of frames."""
-    splits = read_card(dataset).counts
-    split = split if split in splits else next(iter(splits))
-    chosen = [sample.frames for sample, _ in zip(iterate_samples(dataset, split), range(TIMED_ITEMS), strict=False)]
-    return [tuple(item[place % len(item)] for place in range(frames or len(item))) for item in chosen if item]
-
-
-def noise_items(processor: ImageProcessor, frames: int) -> Sequence[Sequence[bytes]]:
-    """One item of noise at the size that a recognizer reads, where there is no data set to take real ones from."""
-    shape = (frames, processor.height, processor.width, 3)
-    return [[encode_image(frame) for frame in np.random.default_rng(0).integers(0, 255, shape, np.uint8)]]

@@ -15,6 +15,8 @@ from glyphrun.cli.options import REGISTRY, ModelArgument, RegistryOption, consol
 if TYPE_CHECKING:
     from glyphrun_serve.tuning import BatchPoint, Curve
 
+TIMED_ITEMS = 64  # of a data set, as many as the largest batch that is tried by default
+
 app = typer.Typer()
 
 
@@ -67,7 +69,7 @@ def tune_serving(
     import torch
 
     from glyphrun.device import default_device
-    from glyphrun.promotion import noise_items, timed_items
+    from glyphrun.evaluation.timed_items import noise_items, timed_items
     from glyphrun.registry import Registry
     from glyphrun.report.batch_curve import write_curve_page
     from glyphrun_serve.tuned_config import measured_under, remarks, write_tuned
@@ -81,7 +83,7 @@ def tune_serving(
         start = base or CONFIGS / ("t4.yaml" if chosen.type == "cuda" else "local.yaml")
         found = read_base(start, Registry(registry).resolve(model), chosen, frames)
         items = (
-            timed_items(dataset, "test", frames)
+            timed_items(dataset, "test", TIMED_ITEMS, frames)
             if dataset is not None
             else noise_items(found.recognizers[0].processor, frames)
         )

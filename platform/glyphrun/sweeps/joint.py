@@ -11,6 +11,7 @@ import glyphrun
 from glyphrun.bundle import save_bundle
 from glyphrun.data.sample import dataset_hash, read_card
 from glyphrun.device import default_device, device_name
+from glyphrun.evaluation.timed_items import timed_items
 from glyphrun.models.zoo import parse_settings
 from glyphrun.recipe import codec_for, processor_for
 from glyphrun.sweeps.decode import decode_sweep
@@ -18,7 +19,7 @@ from glyphrun.sweeps.experiment import Experiment
 from glyphrun.sweeps.point_costs import measure_points
 from glyphrun.sweeps.points import DecodePoint
 from glyphrun.sweeps.readers import own_of
-from glyphrun.sweeps.trained import Trained, labels, timed_items, trained_recognizer
+from glyphrun.sweeps.trained import TIMED_ITEMS, Trained, labels, trained_recognizer
 from glyphrun.sweeps.trials import TrialRecord, write_json
 from glyphrun.sweeps.ways import Way, Ways
 
@@ -54,7 +55,7 @@ def search_ways(experiment: Experiment, dataset: Path, run_dir: Path, trained: T
     costs = measure_points(
         read,
         readers,
-        timed_items(dataset, experiment.budget.frames),
+        timed_items(dataset, "val", TIMED_ITEMS, experiment.budget.frames),
         folder / "costs",
         threads=experiment.resources.cpus or 1,
         where=f"{device_name(default_device())}/{dataset_hash(dataset)}/{experiment.budget.frames}",

@@ -14,6 +14,7 @@ from glyphrun.engine import Engine
 from glyphrun.evaluation.cost import count_gflops, count_parameters, measure_batches, measure_latency
 from glyphrun.evaluation.footprint import memory_mib
 from glyphrun.evaluation.pareto import pareto_front
+from glyphrun.evaluation.timed_items import timed_items
 from glyphrun.models.lora import carries_lora, merge_lora
 from glyphrun.models.recognizer import Recognizer
 from glyphrun.models.zoo import parse_settings
@@ -29,6 +30,7 @@ from glyphrun.text import Codec
 from glyphrun.training.checkpoint import load_checkpoint
 from glyphrun.training.start import start_recognizer
 
+TIMED_ITEMS = 8
 LATENCY_REPEATS = 30
 RATE_BATCH, RATE_REPEATS, RATE_S = 16, 8, 2.0
 ADAPTER = "adapter"  # beside a trial's checkpoint: what LoRA changed, alone
@@ -84,7 +86,7 @@ def measure_trials(
     engines = [trained_engine(record, charset, texts) for record in trained]
     threads = experiment.resources.cpus or 1
     progress(f"latency of {len(engines)} trials")
-    items = timed_items(dataset, experiment.budget.frames)
+    items = timed_items(dataset, "val", TIMED_ITEMS, experiment.budget.frames)
     latencies = measure_latency(engines, items, repeats=LATENCY_REPEATS, threads=threads)
     costs: dict[str, dict[str, Any]] = {
         record.trial.id: {
@@ -129,12 +131,6 @@ def trained_recognizer(record: TrialRecord, codec: Codec | SubwordCodec) -> Reco
 def labels(dataset: Path) -> list[str]:
     """The labels that set a codec's length: those of train and val."""
     return [sample.text or "" for split in ("train", "val") for sample in iterate_samples(dataset, split)]
-
-
-def timed_items(dataset: Path, frames: int) -> list[tuple[bytes, ...]]:
-    """Tracklets of val cut or repeated to the budget's number of frames."""
-    chosen = [sample.frames for sample, _ in zip(iterate_samples(dataset, "val"), range(8), strict=False)]
-    return [tuple(item[place % len(item)] for place in range(frames)) for item in chosen]
 
 
 def _values(record: TrialRecord, cost: dict[str, Any], budget: Budget) -> dict[str, float]:
