@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import Thread
-from typing import Any
+from typing import Any, Self
 
 import uvicorn
 from fastapi import FastAPI
@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from glyphrun.encoded import Embedding
 from glyphrun.ensemble import Reader
 from glyphrun.prediction import Prediction
-from glyphrun_serve.routes import Unreadable
+from glyphrun_serve.models import Unreadable, expect_model
 from glyphrun_serve.schemas import ColdStart, ModelCard
 
 CARD = ModelCard(
@@ -31,10 +31,21 @@ CARD = ModelCard(
 )
 
 
-class EngineReader:
-    """Reads with an engine, or an ensemble, in a thread, and counts how often it was asked."""
+class Alone:
+    """What a model says that is served alone."""
 
     card = CARD
+
+    def cards(self) -> list[ModelCard]:
+        return [self.card]
+
+    def choose(self, name: str | None) -> Self:
+        expect_model(name, self.cards())
+        return self
+
+
+class EngineReader(Alone):
+    """Reads with an engine, or an ensemble, in a thread, and counts how often it was asked."""
 
     def __init__(self, engine: Reader, card: ModelCard = CARD) -> None:
         self.engine, self.card = engine, card

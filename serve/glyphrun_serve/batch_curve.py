@@ -12,9 +12,9 @@ import numpy as np
 from glyphrun.images import ImageProcessor
 from glyphrun.prediction import Prediction
 from glyphrun_serve.batching import Batching
+from glyphrun_serve.models import Failed, Unanswered, Unreadable
 from glyphrun_serve.preprocess import Prepared, Preprocess
 from glyphrun_serve.reading import QueuedReader
-from glyphrun_serve.routes import Failed, Unanswered, Unreadable
 from glyphrun_serve.tuning import BatchPoint, Curve, TuningError
 
 if TYPE_CHECKING:

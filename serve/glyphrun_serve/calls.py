@@ -10,7 +10,7 @@ from grpc.aio import AioRpcError
 from ray.exceptions import ObjectLostError, RayActorError, RayError, WorkerCrashedError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
-from glyphrun_serve.routes import Busy, Lost
+from glyphrun_serve.models import Busy, Lost
 
 ATTEMPTS = 2
 BUSY = "more requests are waiting than may wait"

@@ -12,9 +12,9 @@ from glyphrun.encoded import Embedding
 from glyphrun.prediction import Prediction
 from glyphrun.stopwatch import milliseconds_since
 from glyphrun_serve.batching import Batching
+from glyphrun_serve.models import Failed, Refused, Unanswered, Unreadable
 from glyphrun_serve.preprocess import Prepared
 from glyphrun_serve.reading import QueuedReader
-from glyphrun_serve.routes import Failed, Refused, Unanswered, Unreadable
 from glyphrun_serve.schemas import ColdStart
 
 

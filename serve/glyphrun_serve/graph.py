@@ -21,6 +21,7 @@ from glyphrun_serve.limits import Limits
 from glyphrun_serve.preprocess import Preprocess
 from glyphrun_serve.sample_log import SampleLog
 from glyphrun_serve.schemas import ModelCard
+from glyphrun_serve.served_model import Release
 
 GATEWAY, PREPROCESS, RECOGNIZER = "gateway", "preprocess", "recognizer"
 
@@ -66,7 +67,8 @@ def graph(
     # Above it a request is refused in the one error shape, which Serve's own would not have.
     queued = max(16 * batching.most, 4 * limits.items)
     cpus, gpus = resources.each(len(parts))
-    recognizers = {
+    # Applications here, which Serve makes handles before the gateway has them.
+    recognizers: dict[str, Any] = {
         name: _deployment(
             RecognizerReplica,
             part.deployment,
@@ -80,7 +82,7 @@ def graph(
         for name, part in parts.items()
     }
     # These two reserve nothing, so that the whole graph has room on one processor; t4.yaml says what they take on many.
-    preprocess = _deployment(
+    preprocess: Any = _deployment(
         Preprocess,
         PREPROCESS,
         options,
@@ -91,16 +93,14 @@ def graph(
     gateway = _deployment(
         serve.ingress()(Ingress), GATEWAY, options, max_ongoing_requests=4096, ray_actor_options={"num_cpus": 0}
     )
-    return gateway.bind(
-        preprocess if resources.preprocess else None,
+    release = Release(
+        model_card(bundle),
         processors,
         recognizers,
+        preprocess if resources.preprocess else None,
         jury_of(bundle, manifest),
-        model_card(bundle),
-        limits,
-        guard,
-        log_samples,
     )
+    return gateway.bind(release, limits, guard, log_samples)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from glyphrun.data.sample import DatasetCard, Sample
 from glyphrun.prediction import Prediction
 from glyphrun_serve.request_ids import current_request
 from glyphrun_serve.sample_log import SampleLog, reasons_to_keep
-from glyphrun_serve.schemas import HEARD, ModelCard
+from glyphrun_serve.schemas import HEARD, ModelCard, ModelIdentity
 
 # What may wait for the disk. More is dropped: a request's memory must not outlive it by more than this.
 QUEUE_ITEMS = 256
@@ -35,6 +35,7 @@ class Offered:
 
     frames: tuple[bytes, ...]
     found: Prediction
+    source: str
     why: tuple[str, ...]
     request: str | None
     at: float
@@ -57,7 +58,6 @@ class KeptSamples:
         """every_s: how long requests are gathered before they are written; now: seconds since 1970."""
         self.outcomes = Counter(kept=0, known=0, dropped=0, failed=0)
         self._log = log
-        self._source = f"{model.name} version {model.version}"
         self._every_s = every_s
         self._now = now
         self._dataset = RollingDataset(
@@ -70,12 +70,14 @@ class KeptSamples:
         self._writer: Thread | None = None
         self._told = ""
 
-    def offer(self, frames: Sequence[bytes], found: Prediction) -> None:
-        """Keep a request if it is worth a label and there is room; returns at once."""
+    def offer(self, frames: Sequence[bytes], found: Prediction, model: ModelIdentity) -> None:
+        """Keep a request that a model has read if it is worth a label and there is room; returns at once."""
         why = reasons_to_keep(found, self._log.below)
         if not why:
             return
-        offered = Offered(tuple(frames), found, why, current_request.get(), self._now())
+        offered = Offered(
+            tuple(frames), found, f"{model.name} version {model.version}", why, current_request.get(), self._now()
+        )
         with self._changed:
             if self._closed or self._held >= QUEUE_ITEMS or self._held_bytes + offered.size > QUEUE_BYTES:
                 self.outcomes["dropped"] += 1
@@ -140,7 +142,7 @@ class KeptSamples:
             split=UNLABELLED,
             # What came together, such as the tracklets of a clip, must stay together when splits are made.
             group=None if offered.request is None else _name(offered.request.encode()),
-            source=self._source,
+            source=offered.source,
             meta=meta,
         )
 

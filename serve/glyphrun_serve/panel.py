@@ -12,7 +12,7 @@ from time import perf_counter
 from glyphrun.members import EnsembleSettings, Reading
 from glyphrun.prediction import Prediction
 from glyphrun.stopwatch import milliseconds_since
-from glyphrun_serve.routes import Failed, Unreadable
+from glyphrun_serve.models import Failed, Unreadable
 
 # How long the replicas of a member that are left have for an answer after one died, before it is given up.
 GRACE_S = 1.0

@@ -12,7 +12,7 @@ import numpy as np
 
 from glyphrun.images import FrameStack, ImageProcessor, encode_image, prepare_frames
 from glyphrun.stopwatch import milliseconds_since
-from glyphrun_serve.routes import Unreadable
+from glyphrun_serve.models import Unreadable
 from glyphrun_serve.schemas import ColdStart
 
 

@@ -17,8 +17,8 @@ from glyphrun.images import FrameStack
 from glyphrun.members import EnsembleError
 from glyphrun.prediction import Prediction
 from glyphrun_serve.batching import Batcher, Batching
+from glyphrun_serve.models import Failed, Refused, Unanswered, Unreadable
 from glyphrun_serve.preprocess import Prepared, blank
-from glyphrun_serve.routes import Failed, Refused, Unanswered, Unreadable
 
 if TYPE_CHECKING:
     from glyphrun.ensemble import Reader

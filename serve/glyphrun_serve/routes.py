@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, perf_counter
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from fastapi import FastAPI, File, UploadFile
 from fastapi.responses import FileResponse, PlainTextResponse, Response
@@ -16,15 +15,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.staticfiles import StaticFiles
 
 import glyphrun_serve.schemas as wire
-from glyphrun.encoded import Embedding
-from glyphrun.prediction import Prediction
 from glyphrun_serve import video
 from glyphrun_serve.access import Gate, Guard
 from glyphrun_serve.errors import RequestError, answer_errors_as_json
 from glyphrun_serve.idempotency import Idempotent, KeptAnswers
 from glyphrun_serve.limits import BodyLimit, Limits
 from glyphrun_serve.metrics import Metrics
+from glyphrun_serve.models import Busy, Failed, Lost, Model, Models, Refused, Unanswered, UnknownModel, Unreadable
 from glyphrun_serve.observe import Log, Observed, log_to_stderr
+from glyphrun_serve.parameters import ModelName
 
 if TYPE_CHECKING:  # most servers keep no samples, and start without Parquet
     from glyphrun_serve.kept_samples import KeptSamples
@@ -52,61 +51,8 @@ Uploads = Annotated[list[UploadFile], File(description="One still image, or the 
 Found = TypeVar("Found")
 
 
-@dataclass(frozen=True)
-class Unreadable:
-    """Why an item's images cannot be decoded. A value, not an exception: the server itself did nothing wrong."""
-
-    message: str
-
-
-@dataclass(frozen=True)
-class Refused:
-    """Why this model cannot answer such a question at all."""
-
-    message: str
-
-
-@dataclass(frozen=True)
-class Unanswered:
-    """Why an ensemble has no answer: too few of its members read in time."""
-
-    message: str
-
-
-@dataclass(frozen=True)
-class Failed:
-    """Why a recognizer could not read an item: it raised an error over it, also when it read the item alone."""
-
-    message: str
-
-
-class Busy(Exception):
-    """More requests are waiting than may wait."""
-
-
-class Lost(Exception):
-    """Replicas died over a request, or there are none."""
-
-
-class Reader(Protocol):
-    """Who answers: frames in, a reading out."""
-
-    card: wire.ModelCard
-
-    async def read(
-        self, frames: Sequence[bytes], *, name: str, explain: bool
-    ) -> Prediction | Unreadable | Unanswered | Failed:
-        """Raises Busy if no more requests may wait, Lost if replicas died over it again and again."""
-
-    async def embed(self, frames: Sequence[bytes], *, name: str) -> Embedding | Unreadable | Refused:
-        """Raises Busy if no more requests may wait, Lost if replicas died over it again and again."""
-
-    async def ready(self) -> dict[str, wire.ColdStart]:
-        """How long each part took to start; empty while there would be no answers."""
-
-
 def http_app(
-    reader: Reader,
+    models: Models,
     limits: Limits,
     guard: Guard = Guard(),
     *,
@@ -115,7 +61,7 @@ def http_app(
     named_outside: bool = False,
     samples: KeptSamples | None = None,
 ) -> FastAPI:
-    """The routes over a reader. clock: seconds that never go back. named_outside: as ``Observed`` has it.
+    """The routes over models. clock: seconds that never go back. named_outside: as ``Observed`` has it.
 
     samples: where requests that are worth a label are kept.
     """
@@ -124,7 +70,7 @@ def http_app(
         summary="Reads numbers and text in still images and in tracklets.",
         description="Where tokens are needed, a request bears one: `Authorization: Bearer TOKEN`. One that is sent again with "
         "the same `Idempotency-Key` gets the answer that was given; clips are read anew.",
-        version=reader.card.version,
+        version=models.cards()[0].version,
         docs_url=None,
         redoc_url=None,
     )
@@ -137,7 +83,12 @@ def http_app(
     app.add_middleware(Gate, guard=guard, clock=clock)
     app.add_middleware(Observed, metrics=metrics, clock=clock, log=log, named_outside=named_outside)
     answer_errors_as_json(app)
-    identity = reader.card.identity()
+
+    def chosen(name: str | None) -> Model:
+        try:
+            return models.choose(name)
+        except UnknownModel as error:
+            raise RequestError(404, "unknown_model", str(error)) from error
 
     async def within_limits(
         answer: Awaitable[Found | Unreadable | Refused | Unanswered | Failed], item: int | None = None
@@ -168,13 +119,16 @@ def http_app(
             raise RequestError(500, "model_failed", message, item=item)
         return found
 
-    async def read(frames: Sequence[bytes], name: str, explain: bool, item: int | None = None) -> wire.Answer:
+    async def read(
+        model: Model, frames: Sequence[bytes], name: str, explain: bool, item: int | None = None
+    ) -> wire.Answer:
         started = perf_counter()
         with metrics.waiting():
-            found = await within_limits(reader.read(frames, name=name, explain=explain), item)
+            found = await within_limits(model.read(frames, name=name, explain=explain), item)
         metrics.read(found)
+        identity = model.card.identity()
         if samples is not None:
-            samples.offer(frames, found)
+            samples.offer(frames, found, identity)
         return wire.answer(found, identity, (perf_counter() - started) * 1e3)
 
     async def uploaded(frames: list[UploadFile]) -> tuple[list[bytes], str]:
@@ -188,22 +142,29 @@ def http_app(
     async def recognize(
         frames: Uploads,
         explain: bool = True,
+        model: ModelName = None,
     ) -> wire.Answer:
         """Read one still image or one tracklet; explain says also what each frame reads alone."""
-        return await read(*await uploaded(frames), explain)
+        return await read(chosen(model), *await uploaded(frames), explain)
 
     @app.post("/v1/embed", responses=ERRORS, tags=["embed"])
-    async def embed(frames: Uploads) -> wire.EmbedAnswer:
+    async def embed(frames: Uploads, model: ModelName = None) -> wire.EmbedAnswer:
         """The encoder's features of one still image or one tracklet: pooled, and for each patch of each frame."""
+        asked = chosen(model)
         data, name = await uploaded(frames)
-        found = await within_limits(reader.embed(data, name=name))
+        found = await within_limits(asked.embed(data, name=name))
         return wire.EmbedAnswer(
-            pooled=found.pooled.tolist(), frames=[patches.tolist() for patches in found.frames], model=identity
+            pooled=found.pooled.tolist(),
+            frames=[patches.tolist() for patches in found.frames],
+            model=asked.card.identity(),
         )
 
     @app.post("/v1/recognize/batch", responses=ERRORS, tags=["recognize"])
-    async def recognize_batch(batch: wire.BatchRequest, explain: bool = True) -> wire.BatchAnswer:
+    async def recognize_batch(
+        batch: wire.BatchRequest, explain: bool = True, model: ModelName = None
+    ) -> wire.BatchAnswer:
         """Read several items; one that is wrong gets an error object in its place and the others are answered."""
+        asked = chosen(model)
         limits.check_items(len(batch.items))
         unpacked = await run_in_threadpool(_unpack, batch.items, limits)
 
@@ -211,18 +172,18 @@ def http_app(
             if isinstance(frames, RequestError):
                 return frames.answer()
             try:
-                return await read(frames, f"Item {number}", explain, item=number)
+                return await read(asked, frames, f"Item {number}", explain, item=number)
             except RequestError as error:
                 return error.answer()
 
         return wire.BatchAnswer(items=await asyncio.gather(*(answered(*pair) for pair in enumerate(unpacked))))
 
-    video.add_video(app, limits, read, ERRORS)
+    video.add_video(app, limits, chosen, read, ERRORS)
 
     @app.get("/v1/models", tags=["models"])
-    async def models() -> wire.Models:
+    async def served() -> wire.Models:
         """What this server reads with, and how well it was measured to read."""
-        return wire.Models(models=[reader.card])
+        return wire.Models(models=list(models.cards()))
 
     @app.get("/healthz", tags=["health"])
     async def healthz() -> wire.Health:
@@ -232,7 +193,7 @@ def http_app(
     @app.get("/readyz", responses={503: {"model": wire.ErrorAnswer}}, tags=["health"])
     async def readyz() -> wire.Ready:
         """200 once every member of the model is loaded and warm, with how long that took."""
-        started = await reader.ready()
+        started = await models.ready()
         if not started:
             raise RequestError(
                 503,

@@ -16,6 +16,8 @@ import glyphrun_serve.schemas as wire
 from glyphrun_serve.clips import Clip, Tracklet
 from glyphrun_serve.errors import RequestError
 from glyphrun_serve.limits import Limits
+from glyphrun_serve.models import Model
+from glyphrun_serve.parameters import ModelName
 
 PATH = "/v1/video"
 BOXES = TypeAdapter(list[wire.ClipBox])
@@ -26,7 +28,8 @@ STREAM = {
     "content": {"text/event-stream": {}},
 }
 
-Read = Callable[[Sequence[bytes], str, bool], Awaitable[wire.Answer]]
+Choose = Callable[[str | None], Model]
+Read = Callable[[Model, Sequence[bytes], str, bool], Awaitable[wire.Answer]]
 
 
 class ClipResponse(StreamingResponse):
@@ -47,8 +50,10 @@ class ClipResponse(StreamingResponse):
             self._close()
 
 
-def add_video(app: FastAPI, limits: Limits, read: Read, errors: dict[int | str, dict[str, Any]]) -> None:
-    """read: as the other routes read one item, under their limits."""
+def add_video(
+    app: FastAPI, limits: Limits, choose: Choose, read: Read, errors: dict[int | str, dict[str, Any]]
+) -> None:
+    """choose: a model by its name; read: as the other routes read one item with it, under their limits."""
     clips = 0
 
     @app.post(PATH, responses={200: STREAM, **errors}, response_class=StreamingResponse, tags=["recognize"])
@@ -62,9 +67,11 @@ def add_video(app: FastAPI, limits: Limits, read: Read, errors: dict[int | str, 
             ),
         ] = None,
         explain: bool = True,
+        model: ModelName = None,
     ) -> ClipResponse:
         """Read the tracklets of a video clip; each is answered when its last frame has been decoded."""
         nonlocal clips
+        asked = choose(model)
         wanted = _parse(boxes)
         if clips >= limits.clips:
             raise RequestError(503, "busy", "Other clips are being read; try again in a few seconds.")
@@ -90,7 +97,7 @@ def add_video(app: FastAPI, limits: Limits, read: Read, errors: dict[int | str, 
 
         async def read_in_time(tracklet: Tracklet) -> wire.Answer:
             async with _answered_by(deadline, limits):
-                return await read(tracklet.images, f"Tracklet {tracklet.name}", explain)
+                return await read(asked, tracklet.images, f"Tracklet {tracklet.name}", explain)
 
         async def next_in_time() -> Tracklet | None:
             async with _answered_by(deadline, limits):

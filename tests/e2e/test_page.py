@@ -25,7 +25,8 @@ from glyphrun_serve.access import Guard
 from glyphrun_serve.app import Server, ServeSettings, run
 from glyphrun_serve.graph import model_card
 from glyphrun_serve.limits import Limits
-from glyphrun_serve.routes import Failed, Unreadable, http_app
+from glyphrun_serve.models import Failed, Unreadable
+from glyphrun_serve.routes import http_app
 from glyphrun_serve.tokens import KnownToken, token_hash
 from local_app import EngineReader, no_log, served
 from serving import save_untrained

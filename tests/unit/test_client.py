@@ -33,7 +33,8 @@ from glyphrun.engine import Engine
 from glyphrun_serve.access import Guard
 from glyphrun_serve.errors import RETRY_AFTER_S
 from glyphrun_serve.limits import Limits
-from glyphrun_serve.routes import Busy, http_app
+from glyphrun_serve.models import Busy
+from glyphrun_serve.routes import http_app
 from glyphrun_serve.tokens import KnownToken, token_hash
 from local_app import CARD, EngineReader, no_log, served
 from serving import picture, save_untrained

@@ -13,7 +13,8 @@ from glyphrun.engine import Engine
 from glyphrun.prediction import Prediction
 from glyphrun_serve.idempotency import OVERHEAD, KeptAnswers
 from glyphrun_serve.limits import Limits
-from glyphrun_serve.routes import Busy, http_app
+from glyphrun_serve.models import Busy
+from glyphrun_serve.routes import http_app
 from local_app import Clock, EngineReader, no_log, served
 from serving import assert_refused, in_base64, picture, save_untrained, upload
 

@@ -97,7 +97,7 @@ def test_the_same_frames_are_kept_once_also_by_the_next_server(tmp_path: Path) -
     for kept, known in ((1, 1), (0, 2)):
         samples = kept_in(tmp_path)
         for _ in range(2):
-            samples.offer([UNSURE], read_as(0.1))
+            samples.offer([UNSURE], read_as(0.1), CARD.identity())
         samples.close()
         assert samples.outcomes == {"kept": kept, "known": known, "dropped": 0, "failed": 0}
     assert read_card(tmp_path).counts == {UNLABELLED: 1}
@@ -105,8 +105,8 @@ def test_the_same_frames_are_kept_once_also_by_the_next_server(tmp_path: Path) -
 
 def test_the_threshold_is_the_one_that_is_stated(tmp_path: Path) -> None:
     samples = kept_in(tmp_path, below=0.95)
-    samples.offer([SURE], read_as(0.949))
-    samples.offer([LATE], read_as(0.95))
+    samples.offer([SURE], read_as(0.949), CARD.identity())
+    samples.offer([LATE], read_as(0.95), CARD.identity())
     samples.close()
     assert [sample.frames for sample in iterate_samples(tmp_path)] == [(SURE,)]
 
@@ -118,7 +118,7 @@ def test_what_the_disk_does_not_take_in_time_is_dropped_and_counted(
     monkeypatch.setattr(kept_samples, "QUEUE_BYTES", 3000)
     samples = KeptSamples(SampleLog(folder=tmp_path), CARD, every_s=60)
     for size in (1000, 2001, 1000, 10):
-        samples.offer([b"x" * size], read_as(0.1))
+        samples.offer([b"x" * size], read_as(0.1), CARD.identity())
     samples.close()
     assert samples.outcomes == {"kept": 1, "known": 1, "dropped": 2, "failed": 0}
 

@@ -20,7 +20,7 @@ from glyphrun.prediction import Prediction
 from glyphrun_serve.limits import Limits
 from glyphrun_serve.observe import log_to_stderr
 from glyphrun_serve.routes import http_app
-from local_app import CARD, EngineReader, served
+from local_app import Alone, EngineReader, served
 from serving import assert_refused, picture, save_untrained, upload
 
 GRAFANA = Path(__file__).parents[2] / "deploy" / "grafana.json"
@@ -122,10 +122,8 @@ def test_metrics_count_requests_by_route_and_readings_by_confidence(client: http
     assert not any("/v3" in key for key in after)
 
 
-class CommitteeReader:
+class CommitteeReader(Alone):
     """An ensemble with a member that is late and one that fails; and a reader that breaks when it is asked to embed."""
-
-    card = CARD
 
     async def read(self, frames: Sequence[bytes], *, name: str, explain: bool) -> Prediction:
         members = (

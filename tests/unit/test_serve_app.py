@@ -16,9 +16,11 @@ from glyphrun.bundle import BundleError
 from glyphrun_serve.app import ServeSettings, application, build_app, run
 from glyphrun_serve.graph import model_card
 from glyphrun_serve.limits import Limits
-from glyphrun_serve.routes import Busy, Failed, Lost, Unanswered, http_app
+from glyphrun_serve.models import Busy, Failed, Lost, Unanswered
+from glyphrun_serve.routes import http_app
 from glyphrun_serve.schemas import ColdStart, ModelCard
 from glyphrun_serve.tokens import TokensError
+from local_app import Alone
 from serving import assert_refused, save_untrained, upload
 
 
@@ -37,7 +39,7 @@ def test_options_of_a_deployment_that_the_graph_lacks_are_refused(bundle: Path) 
     assert application(apart, {"preprocess": {"num_replicas": 2}})
 
 
-class StrainedReader:
+class StrainedReader(Alone):
     """A model that is loading, and under more requests than it can take: states that a healthy server cannot be put in."""
 
     def __init__(self, card: ModelCard) -> None:
@@ -104,3 +106,15 @@ def test_a_server_that_others_can_reach_is_not_started_without_tokens(
 def test_what_takes_requests_and_decodes_images_starts_without_torch() -> None:
     said = "import sys, glyphrun_serve.ingress, glyphrun_serve.preprocess; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_a_model_is_asked_for_by_its_name_or_version_and_an_unknown_one_is_told_what_there_is(bundle: Path) -> None:
+    app = http_app(StrainedReader(model_card(bundle)), Limits())
+
+    async def ask(name: str) -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            return await client.post("/v1/recognize", params={"model": name}, files=upload(b"divided"))
+
+    for known in ("untrained", "untrained@0"):
+        assert_refused(asyncio.run(ask(known)), 503, "no_quorum", "2 members")
+    assert_refused(asyncio.run(ask("untrained@1")), 404, "unknown_model", "no model 'untrained@1' here; ask for untrained")

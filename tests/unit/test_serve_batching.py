@@ -11,9 +11,9 @@ import pytest
 
 from glyphrun.bundle import load_engine
 from glyphrun_serve.batching import Batcher, Batching
+from glyphrun_serve.models import Failed, Unreadable
 from glyphrun_serve.preprocess import Preprocess
 from glyphrun_serve.reading import QueuedReader
-from glyphrun_serve.routes import Failed, Unreadable
 from serving import picture
 from tiny_bundles import save_tiny_bundle
 

@@ -12,8 +12,8 @@ from glyphrun.decoding.settings import DecodeSettings
 from glyphrun.decoding.vote import Hypothesis
 from glyphrun.members import EnsembleError, EnsembleSettings, Reading, vote_of_members
 from glyphrun.prediction import Prediction
+from glyphrun_serve.models import Failed, Unreadable
 from glyphrun_serve.panel import GRACE_S, LATE, LOST, Panel
-from glyphrun_serve.routes import Failed, Unreadable
 from glyphrun_serve.schemas import ModelIdentity, answer
 
 NAMES = ("one", "two", "three")
