@@ -117,4 +117,6 @@ def test_a_model_is_asked_for_by_its_name_or_version_and_an_unknown_one_is_told_
 
     for known in ("untrained", "untrained@0"):
         assert_refused(asyncio.run(ask(known)), 503, "no_quorum", "2 members")
-    assert_refused(asyncio.run(ask("untrained@1")), 404, "unknown_model", "no model 'untrained@1' here; ask for untrained")
+    assert_refused(
+        asyncio.run(ask("untrained@1")), 404, "unknown_model", "no model 'untrained@1' here; ask for untrained"
+    )
