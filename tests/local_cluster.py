@@ -58,12 +58,16 @@ class Head:
         nodes = answer.raise_for_status().json()["data"]["result"]["result"]
         return sum(node["state"] == "ALIVE" and "accelerator_type:T4" in node["resources_total"] for node in nodes)
 
-    def take_back(self) -> int:
-        """Kill all T4 nodes, as a cloud does with spot machines; how many there were."""
+    def take_back(self, most: int | None = None) -> int:
+        """Kill T4 nodes, as a cloud does with spot machines: all, or so many at most; how many it were."""
         taken = 0
         for process in self.process.children(recursive=True):
             with suppress(psutil.Error):
-                if process.name() == "raylet" and process.environ().get("RAY_NODE_TYPE_NAME") == T4_NAME:
+                if (
+                    taken != most
+                    and process.name() == "raylet"
+                    and process.environ().get("RAY_NODE_TYPE_NAME") == T4_NAME
+                ):
                     process.kill()  # its workers end without it
                     taken += 1
         return taken

@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import suppress
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any
 
 import httpx
@@ -22,8 +19,9 @@ from glyphrun.ensembled import make_ensemble
 from glyphrun.members import EnsembleSettings
 from glyphrun_serve.app import Server, ServeSettings, run
 from glyphrun_serve.batching import Batching
-from glyphrun_serve.ingress import BY_VALUE_BYTES
 from glyphrun_serve.limits import Limits
+from glyphrun_serve.served_model import BY_VALUE_BYTES
+from load import load
 from serving import assert_refused, assert_same_reading, picture, upload
 from tiny_bundles import save_tiny_bundle
 
@@ -65,58 +63,14 @@ def client(server: Server) -> Iterator[httpx.Client]:
         yield client
 
 
-@dataclass
-class Load:
-    """What clients who ask one question after another were answered."""
-
-    answers: list[dict[str, Any]] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-
-    def after(self, count: int) -> dict[str, Any]:
-        """The last answer, once there are so many more."""
-        target, end = len(self.answers) + count, monotonic() + 60
-        while len(self.answers) < target:
-            assert monotonic() < end, f"answers stay away: {self.failures}"
-            sleep(0.02)
-        return self.answers[-1]
-
-    def until(self, degraded: bool) -> None:
-        end = monotonic() + 60
-        while self.after(1)["degraded"] != degraded:
-            assert monotonic() < end, self.answers[-1]
-
-
-@contextmanager
-def load(server: Server) -> Iterator[Load]:
-    made, stop = Load(), threading.Event()
-
-    def ask(frames: list[bytes]) -> None:
-        with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as client:
-            while not stop.wait(0.05):
-                response = client.post("/v1/recognize?explain=false", files=upload(*frames))
-                if response.status_code == 200:
-                    made.answers.append({**response.json(), "frames": len(frames)})
-                else:
-                    made.failures.append(response.text)
-
-    threads = [threading.Thread(target=ask, args=(frames,)) for frames in (TRACKLET, TRACKLET, LONG)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield made
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-
-
 def replicas(deployment: str) -> list[int]:
     """Processes of a deployment that this test's own Ray has started."""
-    return [
-        process.pid
-        for process in psutil.Process().children(recursive=True)
-        if " ".join(process.cmdline()).startswith(f"ray::ServeReplica:glyphrun:{deployment}")
-    ]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # one that has ended meanwhile
+            if " ".join(process.cmdline()).startswith(f"ray::ServeReplica:glyphrun:{deployment}"):
+                found.append(process.pid)
+    return found
 
 
 def kill(process: int) -> None:
@@ -184,7 +138,7 @@ def test_what_a_full_queue_turns_away_is_told_when_to_come_again(server: Server)
 
 
 def test_killed_processes_cost_no_request(server: Server) -> None:
-    with load(server) as told:
+    with load(server.url, (TRACKLET, TRACKLET, LONG)) as told:
         told.after(5)
         # One of two replicas: what it had is asked again.
         kill(replicas("recognizer-one")[0])
@@ -198,6 +152,11 @@ def test_killed_processes_cost_no_request(server: Server) -> None:
         assert list(silent(told.answers[-1])) == ["two"]
         told.until(degraded=False)
         told.after(3)
+        # Every recognizer at once: requests wait for the first that are back.
+        for replica in [replica for member in MEMBERS for replica in replicas(f"recognizer-{member}")]:
+            kill(replica)
+        told.after(6)
+        told.until(degraded=False)
     assert told.failures == []
     whole = [answer for answer in told.answers if not answer["degraded"]]
     assert len({(answer["frames"], answer["text"]) for answer in whole}) == 2
