@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
-from glyphrun.models.lora import LoraSettings
+from glyphrun.adapters import save_adapter
+from glyphrun.bundle import load_engine
+from glyphrun.models.lora import LoraSettings, apply_lora, plain_buffers
 from glyphrun.models.recognizer import Recognizer
 from glyphrun.models.zoo import build, recognizer_settings
 from glyphrun.text import DIGITS, Codec
@@ -44,3 +48,19 @@ class SubwordReader(Recognizer):
 
     def parts(self) -> dict[str, tuple[str, ...]]:
         return {"vision": ("visual",), "projector": ("visual.merger",), "decoder": ("model",)}
+
+
+@torch.no_grad()
+def adapt(bundle: Path, folder: Path, lora: LoraSettings, seed: int = 0) -> Path:
+    """An adapter of a bundle, all that LoRA would train moved at random."""
+    drawn = torch.Generator().manual_seed(seed)
+    model = load_engine(bundle, torch.device("cpu"), "float32").recognizer
+    apply_lora(model, lora)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.add_(torch.randn(parameter.shape, generator=drawn) * 0.2)
+    for buffer in plain_buffers(model).values():
+        if buffer.is_floating_point():
+            buffer.mul_(1.1)
+    save_adapter(folder, model, lora)
+    return folder

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -62,13 +62,16 @@ class AdapterManifest(BaseModel):
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter as it was read."""
+    """An adapter as it was read; digest: the sha256 of its manifest's file, which has that of the tensors' in it."""
 
     folder: Path
-    lora: LoraSettings
-    kind: str
-    base: dict[str, str]
+    manifest: AdapterManifest
+    digest: str
     tensors: dict[str, Tensor]
+
+    @property
+    def lora(self) -> LoraSettings:
+        return self.manifest.lora
 
     def factors(self, weight: str) -> tuple[Tensor, Tensor] | None:
         """(rank, inputs) and (outputs, rank) of a weight's update, the second scaled; None if it has none."""
@@ -115,7 +118,7 @@ def load_adapter(folder: Path, recognizer: Recognizer) -> LoraSettings:
     Raises AdapterError if it cannot be read or was trained on other weights; the recognizer is then as it was.
     """
     adapter = read_adapter(folder)
-    _check_fits([adapter], recognizer)
+    expect_fitting(recognizer)(adapter)
     apply_lora(recognizer, adapter.lora)
     places = _trained(recognizer)
     if places.keys() != adapter.tensors.keys():
@@ -138,8 +141,36 @@ def read_adapter(folder: Path) -> Adapter:
         raise AdapterError(f"{folder / MANIFEST} is damaged, copy the adapter again: {error}") from None
     if _sha256(folder / TENSORS) != manifest.tensors:
         raise AdapterError(f"{folder / TENSORS} was changed: its sha256 is not the one in {MANIFEST}; copy it again")
-    kind = str(manifest.recognizer.get("kind", "recognizer"))
-    return Adapter(folder, manifest.lora, kind, manifest.base, load_file(folder / TENSORS))
+    return Adapter(folder, manifest, _sha256(folder / MANIFEST), load_file(folder / TENSORS))
+
+
+def expect_fitting(recognizer: Recognizer) -> Callable[[Adapter], None]:
+    """A check of adapters against a plain recognizer, whose weights are hashed once.
+
+    It raises AdapterError for one that was trained on other weights: what an adapter holds has a place, and it holds or
+    knows all that there is. Raises AdapterError if the recognizer is not plain.
+    """
+    if carries_lora(recognizer):
+        raise AdapterError("this recognizer carries LoRA already: merge it first, or load its base again")
+    kind = getattr(recognizer.settings, "kind", "recognizer")
+    places = {**plain_parameters(recognizer), **plain_buffers(recognizer)}
+    found = digests(plain_parameters(recognizer))
+
+    def check(adapter: Adapter) -> None:
+        trained_on, base = adapter.manifest.recognizer.get("kind", "recognizer"), adapter.manifest.base
+        if trained_on != kind:
+            raise AdapterError(f"{adapter.folder} was trained on a {trained_on}, and this is a {kind}")
+        wrong = difference(base, found)
+        if not wrong:
+            unknown = [name for name in places if name not in base and name not in adapter.tensors]
+            wrong = f"it knows no {unknown[0]}" if unknown else _misfit(adapter, places)
+        if wrong:
+            raise AdapterError(
+                f"{adapter.folder} was trained on other weights than this {kind} has: {wrong}; give the recognizer that "
+                "its training started from"
+            )
+
+    return check
 
 
 @torch.no_grad()
@@ -160,7 +191,9 @@ def merge_adapters(
     """
     shares = _shares(len(folders), method, weights)
     adapters = [read_adapter(folder) for folder in folders]
-    _check_fits(adapters, base)
+    check = expect_fitting(base)
+    for adapter in adapters:
+        check(adapter)
     for name, parameter in plain_parameters(base).items():
         sides = [
             (share * b, a)
@@ -233,27 +266,6 @@ def _trained(recognizer: Recognizer) -> dict[str, Tensor]:
     parameters = plain_parameters(recognizer)
     found.update({name: value.detach() for name, value in parameters.items() if value.requires_grad})
     return found | plain_buffers(recognizer)
-
-
-def _check_fits(adapters: Sequence[Adapter], recognizer: Recognizer) -> None:
-    """Before anything is changed: what an adapter holds has a place, and it holds or knows all that there is."""
-    if carries_lora(recognizer):
-        raise AdapterError("this recognizer carries LoRA already: merge it first, or load its base again")
-    kind = getattr(recognizer.settings, "kind", "recognizer")
-    places = {**plain_parameters(recognizer), **plain_buffers(recognizer)}
-    found = digests(plain_parameters(recognizer))
-    for adapter in adapters:
-        if adapter.kind != kind:
-            raise AdapterError(f"{adapter.folder} was trained on a {adapter.kind}, and this is a {kind}")
-        wrong = difference(adapter.base, found)
-        if not wrong:
-            unknown = [name for name in places if name not in adapter.base and name not in adapter.tensors]
-            wrong = f"it knows no {unknown[0]}" if unknown else _misfit(adapter, places)
-        if wrong:
-            raise AdapterError(
-                f"{adapter.folder} was trained on other weights than this {kind} has: {wrong}; give the recognizer that "
-                "its training started from"
-            )
 
 
 def _misfit(adapter: Adapter, places: dict[str, Tensor]) -> str:

@@ -24,11 +24,20 @@ def attend(query: Tensor, keys_values: KeyValue, mask: Tensor | None) -> Tensor:
     return scores.softmax(-1).to(values.dtype) @ values
 
 
+def linear_beside(y: Tensor, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """y + x·aᵀ·bᵀ; x: (…, inputs), a: (rank, inputs), b: (outputs, rank) and y: (…, outputs), which is read once."""
+    low = F.linear(x, a)  # (…, rank)
+    return torch.addmm(y.flatten(0, -2), low.flatten(0, -2), b.t()).view(y.shape)
+
+
 class Attention(nn.Module):
     """Attention whose keys and values can be computed once and used for many queries.
 
-    The parameters have the names and shapes of ``torch.nn.MultiheadAttention``, as in published checkpoints.
+    The parameters have the names and shapes of ``torch.nn.MultiheadAttention``, as in published checkpoints. beside: the
+    two factors of an update of the input projection, whose product is never added to it (``models.worn``).
     """
+
+    beside: tuple[Tensor, Tensor] | None = None
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -43,17 +52,22 @@ class Attention(nn.Module):
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, S, D) → (B, heads, S, d)
 
+    def _projected(self, x: Tensor, rows: slice) -> Tensor:
+        """x: (B, S, D) → (B, S, as many as there are rows)."""
+        y = F.linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows])
+        if self.beside is None:
+            return y
+        a, b = self.beside
+        return linear_beside(y, x, a, b[rows])
+
     def keys_values(self, source: Tensor) -> KeyValue:
         """source: (B, S, D) → keys and values, each (B, heads, S, d)."""
-        width = source.shape[-1]
-        projected = F.linear(source, self.in_proj_weight[width:], self.in_proj_bias[width:])
-        keys, values = projected.chunk(2, dim=-1)
+        keys, values = self._projected(source, slice(source.shape[-1], None)).chunk(2, dim=-1)
         return self._split(keys), self._split(values)
 
     def forward(self, query: Tensor, keys_values: KeyValue, mask: Tensor | None = None) -> Tensor:
         """query: (B, Q, D); mask: bool broadcastable to (B, heads, Q, S) → (B, Q, D)."""
-        width = query.shape[-1]
-        projected = self._split(F.linear(query, self.in_proj_weight[:width], self.in_proj_bias[:width]))
+        projected = self._split(self._projected(query, slice(query.shape[-1])))
         mixed = attend(projected, keys_values, mask)
         return self.out_proj(mixed.transpose(1, 2).flatten(-2))
 
