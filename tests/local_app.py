@@ -71,6 +71,22 @@ class EngineReader(Alone):
         return {"recognizer": ColdStart(import_ms=0.0, load_ms=0.0, warm_up_ms=0.0)}
 
 
+class Several:
+    """Models side by side; the first answers who asks for none."""
+
+    def __init__(self, *models: EngineReader) -> None:
+        self.models = {model.card.name: model for model in models}
+
+    def cards(self) -> list[ModelCard]:
+        return [model.card for model in self.models.values()]
+
+    def choose(self, name: str | None) -> EngineReader:
+        return self.models[expect_model(name, self.cards()).name]
+
+    async def ready(self) -> dict[str, ColdStart]:
+        return await next(iter(self.models.values())).ready()
+
+
 class Clock:
     """Seconds that pass when a test says so."""
 

@@ -4,6 +4,7 @@
 
 import logging
 import os
+import re
 import socket
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
@@ -11,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Self
+from typing import Annotated, Self
 
 import httpx
 import ray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
@@ -35,6 +36,15 @@ READY_WITHIN_S = 120.0
 GRACE_S = 10.0
 
 
+def _adapter_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+        raise ValueError(f"{name!r} cannot be an adapter's name: use up to 64 letters, digits, dashes and underscores")
+    return name
+
+
+AdapterName = Annotated[str, AfterValidator(_adapter_name)]
+
+
 class ServeError(RuntimeError):
     """The server cannot be started; the message says what to do."""
 
@@ -46,7 +56,9 @@ class ServeSettings(BaseModel):
     few processors is faster by a hop. replicas, cpus, gpus: of the recognizer, and what each replica has; members of an
     ensemble that vote have as many replicas each and share the rest in equal parts. What else Serve can be told of a
     deployment, such as how it scales, stands under ``deployments`` of the config: gateway, preprocess, and recognizer or
-    recognizer-MEMBER. log_samples: where requests that are worth a label are kept, which none are without it.
+    recognizer-MEMBER. log_samples: where requests that are worth a label are kept, which none are without it. adapters:
+    folders of LoRA adapters trained on the bundle, by the names under which they are asked for (NAME:ADAPTER);
+    adapters_mb: how many MiB of them each replica holds at once.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,6 +74,8 @@ class ServeSettings(BaseModel):
     gpus: float = Field(default=0, ge=0)
     budget: LatencyBudget | None = None
     log_samples: SampleLog | None = None
+    adapters: dict[AdapterName, Path] = {}
+    adapters_mb: float = Field(default=256, gt=0)
 
     @property
     def resources(self) -> Resources:
@@ -97,7 +111,7 @@ class Server:
 def build_app(settings: ServeSettings) -> serve.Application:
     """The graph of a bundle. A Serve config names it as import_path.
 
-    Raises the errors of a bundle that cannot be read before anything is deployed.
+    Raises the errors of a bundle or adapter that cannot be read before anything is deployed.
     """
     return application(settings, {})
 
@@ -123,6 +137,8 @@ def application(settings: ServeSettings, options: Options) -> serve.Application:
         resources=settings.resources,
         options=options,
         log_samples=log_samples,
+        adapters={name: folder.resolve() for name, folder in settings.adapters.items()},
+        adapter_bytes=int(settings.adapters_mb * 2**20),
     )
 
 

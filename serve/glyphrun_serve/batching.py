@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Generic, TypeVar
@@ -32,13 +32,24 @@ class Batching(BaseModel):
 class Batcher(Generic[Item, Result]):
     """A queue before something that reads batches, in a thread of its own so that the event loop stays free."""
 
-    def __init__(self, read: Callable[[list[Item]], Sequence[Result]], batching: Batching) -> None:
-        """read: a batch in, the results in its order out; it is called from one thread alone."""
+    def __init__(
+        self,
+        read: Callable[[list[Item]], Sequence[Result]],
+        batching: Batching,
+        kind: Callable[[Item], Hashable] = lambda item: None,
+    ) -> None:
+        """read: a batch in, the results in its order out; it is called from one thread alone.
+
+        kind: items of different kinds are never in one batch. Whichever has waited longest is in the next one, so those of
+        a kind that is asked for much keep no others waiting.
+        """
         self._read = read
         self._batching = batching
+        self._kind = kind
         self._thread = ThreadPoolExecutor(1, "read")
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._full = asyncio.Event()
+        self._passed_over = False
         self._reading: asyncio.Task[None] | None = None
 
     async def __call__(self, item: Item) -> Result:
@@ -59,7 +70,8 @@ class Batcher(Generic[Item, Result]):
     async def _read_all(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting:
-            if self._batching.wait_s:
+            # An item of another kind than the last batch's has waited for others already.
+            if self._batching.wait_s and not self._passed_over:
                 await self._gather()
             batch = self._next()
             if not batch:
@@ -81,12 +93,19 @@ class Batcher(Generic[Item, Result]):
                 await asyncio.wait_for(self._full.wait(), self._batching.wait_s)
 
     def _next(self) -> list[tuple[Item, asyncio.Future[Result]]]:
-        """The longest waiting items, without those that nobody waits for any more."""
+        """The item that has waited longest and the next ones of its kind, without those that nobody waits for any more."""
+        live = [waiting for waiting in self._waiting if not waiting[1].done()]
+        first = self._kind(live[0][0]) if live else None
         batch: list[tuple[Item, asyncio.Future[Result]]] = []
-        while self._waiting and len(batch) < self._batching.most:
-            item, result = self._waiting.popleft()
-            if not result.done():
-                batch.append((item, result))
+        self._waiting.clear()
+        self._passed_over = False
+        for waiting in live:
+            alike = self._kind(waiting[0]) == first
+            if alike and len(batch) < self._batching.most:
+                batch.append(waiting)
+            else:
+                self._passed_over |= not alike
+                self._waiting.append(waiting)
         return batch
 
 

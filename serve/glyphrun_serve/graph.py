@@ -9,10 +9,12 @@ from typing import Any
 
 from ray import serve
 
+from glyphrun.adapter_shelf import shelve
 from glyphrun.bundle import MEMBERS, BundleManifest, parse_manifest, provenance_of, read_manifest
 from glyphrun.device import Precision
 from glyphrun.images import ImageProcessor
 from glyphrun.members import Jury
+from glyphrun.shelved import Shelved
 from glyphrun_serve.access import Guard
 from glyphrun_serve.batching import Batching
 from glyphrun_serve.deployments import RecognizerReplica
@@ -55,12 +57,17 @@ def graph(
     resources: Resources,
     options: Options,
     log_samples: SampleLog | None = None,
+    adapters: Mapping[str, Path] = {},
+    adapter_bytes: int = 0,
 ) -> serve.Application:
     """The deployments of a bundle; options: those of Serve that differ from what is set here, by deployment.
 
-    Raises BundleError, and ValueError for options of a deployment that there is not.
+    adapters: folders of what is trained on the bundle, by the names that requests have for them; adapter_bytes: what a
+    replica may hold of them. Raises BundleError, AdapterError, and ValueError for options of a deployment that there is
+    not.
     """
     manifest = read_manifest(bundle)
+    shelved = shelve(bundle, manifest, adapters, adapter_bytes)
     parts = parts_of(bundle, manifest)
     expect_deployments(options, deployments_of(parts, resources.preprocess))
     processors = tuple(dict.fromkeys(part.processor for part in parts.values()))
@@ -78,7 +85,7 @@ def graph(
             max_ongoing_requests=2 * batching.most,
             max_queued_requests=queued,
             ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
-        ).bind(part.folder, batching, precision, processors.index(part.processor))
+        ).bind(part.folder, batching, precision, processors.index(part.processor), shelved, adapter_bytes)
         for name, part in parts.items()
     }
     # These two reserve nothing, so that the whole graph has room on one processor; t4.yaml says what they take on many.
@@ -93,12 +100,14 @@ def graph(
     gateway = _deployment(
         serve.ingress()(Ingress), GATEWAY, options, max_ongoing_requests=4096, ray_actor_options={"num_cpus": 0}
     )
+    card = model_card(bundle)
     release = Release(
-        model_card(bundle),
+        card,
         processors,
         recognizers,
         preprocess if resources.preprocess else None,
         jury_of(bundle, manifest),
+        {name: adapted_card(card, name, adapter) for name, adapter in shelved.items()},
     )
     return gateway.bind(release, limits, guard, log_samples)
 
@@ -163,6 +172,14 @@ def model_card(bundle: Path) -> ModelCard:
         decode=decode,
         metrics=manifest.metrics,
         provenance=manifest.provenance,
+    )
+
+
+def adapted_card(card: ModelCard, name: str, adapter: Shelved) -> ModelCard:
+    """What clients are told about a model that reads with an adapter, which nobody has scored."""
+    told = {"adapter": name, "adapter_rank": str(adapter.rank), "adapter_sha256": adapter.tensors}
+    return card.model_copy(
+        update={"name": f"{card.name}:{name}", "metrics": {}, "provenance": {**card.provenance, **told}}
     )
 
 

@@ -12,6 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from glyphrun_serve.errors import RequestError, error_response
+from glyphrun_serve.parameters import adapter_in
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"
@@ -158,6 +159,7 @@ def _hash(scope: Scope, content_type: str, body: bytes) -> bytes:
     if boundary:
         body = body.replace(boundary.encode("latin-1"), b"")
     found = sha256()
-    for part in (scope["path"].encode(), scope["query_string"], kind.encode("latin-1"), body):
+    adapter = adapter_in(Headers(scope=scope))
+    for part in (scope["path"].encode(), scope["query_string"], adapter.encode(), kind.encode("latin-1"), body):
         found.update(sha256(part).digest())
     return found.digest()

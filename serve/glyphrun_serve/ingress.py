@@ -18,6 +18,7 @@ class Ingress:
 
     def __init__(self, release: Release, limits: Limits, guard: Guard, log_samples: SampleLog | None) -> None:
         self._model = ServedModel(release, limits)
+        self._models = {model.card.name: model for model in (self._model, *self._model.adapted())}
         self._limits = limits
         self._guard = guard
         self._log_samples = log_samples
@@ -32,12 +33,11 @@ class Ingress:
 
     def cards(self) -> list[ModelCard]:
         """What can be asked for, what answers where nothing is asked for first."""
-        return [self._model.card]
+        return [model.card for model in self._models.values()]
 
     def choose(self, name: str | None) -> ServedModel:
         """Who answers a request for a model. Raises UnknownModel."""
-        expect_model(name, self.cards())
-        return self._model
+        return self._models[expect_model(name, self.cards()).name]
 
     async def ready(self) -> dict[str, ColdStart]:
         """How long each deployment took to start; empty while no answers can be given."""

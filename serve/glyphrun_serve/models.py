@@ -10,6 +10,8 @@ from glyphrun.encoded import Embedding
 from glyphrun.prediction import Prediction
 from glyphrun_serve.schemas import ColdStart, ModelCard
 
+NAMED = 8
+
 
 @dataclass(frozen=True)
 class Unreadable:
@@ -61,7 +63,7 @@ class Model(Protocol):
     ) -> Prediction | Unreadable | Unanswered | Failed:
         """Raises Busy if no more requests may wait, Lost if replicas died over it again and again."""
 
-    async def embed(self, frames: Sequence[bytes], *, name: str) -> Embedding | Unreadable | Refused:
+    async def embed(self, frames: Sequence[bytes], *, name: str) -> Embedding | Unreadable | Refused | Failed:
         """Raises Busy if no more requests may wait, Lost if replicas died over it again and again."""
 
 
@@ -79,10 +81,14 @@ class Models(Protocol):
 
 
 def expect_model(name: str | None, cards: Sequence[ModelCard]) -> ModelCard:
-    """The card of the model that is asked for by name or NAME@VERSION. Raises UnknownModel."""
+    """The card of the model that is asked for by name or NAME@VERSION. Raises UnknownModel.
+
+    Adapters have the name NAME:ADAPTER; «:ADAPTER» is one of the first card's model.
+    """
+    wanted = f"{cards[0].name}{name}" if name and name.startswith(":") else name
     for card in cards:
-        if name in (None, card.name, f"{card.name}@{card.version}"):
+        if wanted in (None, card.name, f"{card.name}@{card.version}"):
             return card
-    raise UnknownModel(
-        f"There is no model {name!r} here; ask for {', '.join(card.name for card in cards)}, or for none."
-    )
+    known = [card.name for card in cards[:NAMED]]
+    others = f" or {len(cards) - NAMED} others that /v1/models lists" if len(cards) > NAMED else ""
+    raise UnknownModel(f"There is no model {wanted!r} here; ask for {', '.join(known)}{others}, or for none.")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -38,7 +39,7 @@ class Release:
     """What a bundle is served with.
 
     preprocess: what decodes images; whoever asks does where there is no such deployment. recognizers: by their members'
-    names; one that answers alone needs no jury.
+    names; one that answers alone needs no jury. adapters: the cards of those that it can read with, by their names.
     """
 
     card: ModelCard
@@ -46,6 +47,7 @@ class Release:
     recognizers: Mapping[str, DeploymentHandle[Any]]
     preprocess: DeploymentHandle[Any] | None = None
     jury: Jury | None = None
+    adapters: Mapping[str, ModelCard] = field(default_factory=dict)
 
 
 class ServedModel:
@@ -57,6 +59,8 @@ class ServedModel:
 
     def __init__(self, release: Release, limits: Limits) -> None:
         self.card = release.card
+        self._adapter = ""
+        self._adapters = release.adapters
         self._preprocess = release.preprocess
         self._decoder = Preprocess(release.processors)
         self._frame_bytes = sum(3 * processor.height * processor.width for processor in release.processors)
@@ -66,8 +70,17 @@ class ServedModel:
         if jury is not None:
             self._corrector = jury.corrector()
             self._panel = Panel(list(self._recognizers), jury.settings, limits.member_s)
-        self._methods: dict[tuple[str, str, bool], DeploymentHandle[Any]] = {}
+        self._methods: dict[tuple[str, str, str, bool], DeploymentHandle[Any]] = {}
         self._started = False
+
+    def adapted(self) -> list[ServedModel]:
+        """The same replicas, asked to read with each of the adapters."""
+        found = []
+        for adapter, card in self._adapters.items():
+            other = copy.copy(self)
+            other.card, other._adapter = card, adapter
+            found.append(other)
+        return found
 
     async def read(self, frames: Sequence[bytes], *, name: str, explain: bool) -> Found:
         """What the recognizer says of an item, or its members together."""
@@ -81,7 +94,7 @@ class ServedModel:
         found: Found = await answer_of(lambda attempt: alone.remote(prepared(attempt), explain))
         return found
 
-    async def embed(self, frames: Sequence[bytes], *, name: str) -> Embedding | Unreadable | Refused:
+    async def embed(self, frames: Sequence[bytes], *, name: str) -> Embedding | Unreadable | Refused | Failed:
         """The features of an item, which a recognizer alone has."""
         if self._jury is not None:
             return Refused(no_features(self._recognizers))
@@ -90,7 +103,9 @@ class ServedModel:
             return prepared
         (alone,) = self._recognizers.values()
         embed = self._method(alone, "embed", frames)
-        found: Embedding | Unreadable | Refused = await answer_of(lambda attempt: embed.remote(prepared(attempt)))
+        found: Embedding | Unreadable | Refused | Failed = await answer_of(
+            lambda attempt: embed.remote(prepared(attempt))
+        )
         return found
 
     async def ready(self) -> dict[str, ColdStart]:
@@ -153,11 +168,15 @@ class ServedModel:
 
     def _method(self, handle: DeploymentHandle[Any], name: str, frames: Sequence[bytes]) -> DeploymentHandle[Any]:
         """A method that is to be called with these frames, kept, for it costs as much to make as to call."""
-        large = self._large(frames)
-        key = (handle.deployment_name, name, large)
+        large, adapter = self._large(frames), "" if handle is self._preprocess else self._adapter
+        key = (handle.deployment_name, name, adapter, large)
         if key not in self._methods:
             self._methods[key] = handle.options(
-                method_name=name, _by_reference=large, request_serialization="pickle", response_serialization="pickle"
+                method_name=name,
+                multiplexed_model_id=adapter,
+                _by_reference=large,
+                request_serialization="pickle",
+                response_serialization="pickle",
             )
         return self._methods[key]
 

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from glyphrun.bundle import load_engine
@@ -56,6 +57,47 @@ def test_an_item_waits_for_others_no_longer_than_it_is_told_to_and_a_full_batch_
 
     assert asyncio.run(story(2, wait_s=0.05)) == [[0, 1]]
     assert asyncio.run(story(6, wait_s=60)) == [[0, 1, 2], [3, 4, 5]]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_items_of_different_kinds_are_never_read_together_and_none_waits_for_a_kind_that_is_asked_for_more(
+    seed: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    most, kinds, pause = int(rng.integers(1, 6)), int(rng.integers(1, 5)), float(rng.choice([0.0, 0.2]))
+    # One kind is asked for as often as all others together.
+    came = [(0 if rng.random() < 0.5 else int(rng.integers(kinds)), number) for number in range(60)]
+    batches: list[list[tuple[int, int]]] = []
+
+    async def story() -> list[tuple[int, int]]:
+        batcher = Batcher(lambda items: batches.append(items) or items, Batching(most=most), kind=lambda item: item[0])
+        asked = []
+        for item in came:
+            asked.append(asyncio.create_task(batcher(item)))
+            if rng.random() < pause:
+                await asyncio.sleep(0.001)
+        return await asyncio.gather(*asked)
+
+    assert asyncio.run(story()) == came
+    left = list(came)
+    for batch in batches:
+        assert batch[0] == left[0], "whatever has waited longest is read next"
+        alike = [item for item in left if item[0] == left[0][0]][:most]
+        assert batch == alike[: len(batch)], "and with it the next of its kind alone"
+        assert pause or batch == alike, "as many of them as wait"
+        left = [item for item in left if item not in batch]
+    assert left == []
+
+
+def test_an_item_that_a_batch_of_another_kind_passed_over_waits_for_no_others() -> None:
+    async def story() -> list[list[str]]:
+        batches: list[list[str]] = []
+        batching = Batching(most=5, wait_s=30)
+        batcher = Batcher(lambda items: batches.append(items) or items, batching, kind=lambda item: item[0])
+        await asyncio.wait_for(asyncio.gather(*map(batcher, ("a1", "b1", "c1", "a2", "b2"))), 20)
+        return batches
+
+    assert asyncio.run(story()) == [["a1", "a2"], ["b1", "b2"], ["c1"]]
 
 
 def test_a_poisoned_item_fails_alone_and_a_reader_that_reads_nothing_any_more_is_ill(tmp_path: Path) -> None:
