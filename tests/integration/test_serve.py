@@ -17,15 +17,18 @@ import psutil
 import pytest
 
 from clips import cut_out, save_clip
+from glyphrun.adapters import merge_into_bundle
 from glyphrun.bundle import load_engine
-from glyphrun.client import Client, ClipBox, ClipEnd, ClipTracklet
+from glyphrun.client import Answer, AsyncClient, Client, ClipBox, ClipEnd, ClipTracklet
 from glyphrun.data.sample import DatasetError, iterate_samples
 from glyphrun.engine import Engine
+from glyphrun.models.lora import LoraSettings
 from glyphrun.text import DIGITS
 from glyphrun_serve.app import ServeError, Server, ServeSettings, free_port, run
 from glyphrun_serve.batching import Batching
 from glyphrun_serve.limits import Limits
 from glyphrun_serve.sample_log import SampleLog
+from lora_recognizers import adapt
 from serving import METRICS, assert_refused, assert_same_reading, huge, in_base64, picture, save_untrained, upload
 
 LIMITS = Limits(body_bytes=400_000, items=8, frames=6, pixels=1_000_000, request_pixels=2_500_000)
@@ -37,7 +40,14 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def settings(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> ServeSettings:
+def adapters(bundle: Path) -> dict[str, Path]:
+    chosen = {"ink": LoraSettings(rank=2), "night": LoraSettings(rank=5, unfrozen=("norms",))}
+    return {name: adapt(bundle, bundle.with_name(name), lora, seed=len(name)) for name, lora in chosen.items()}
+
+
+@pytest.fixture(scope="module")
+def settings(bundle: Path, adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> ServeSettings:
+    largest = max((folder / "adapter.safetensors").stat().st_size for folder in adapters.values())
     # float32, so that a reading does not depend on what else is in its batch.
     return ServeSettings(
         bundle=bundle,
@@ -45,6 +55,8 @@ def settings(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> ServeSet
         batching=Batching(most=8, wait_s=0.05),
         precision="float32",
         cpus=1,
+        adapters=adapters,
+        adapters_mb=1.2 * largest / 2**20,  # room for one of them
         log_samples=SampleLog(folder=tmp_path_factory.mktemp("kept"), below=1.0, items=8),
     )
 
@@ -145,6 +157,38 @@ def test_concurrent_requests_share_batches_and_each_gets_its_own_answer(server: 
     # Items of one batch carry the timings of that batch.
     batches = {(answer["timings_ms"]["encode"], answer["timings_ms"]["search"]) for answer in answers}
     assert 4 <= len(batches) <= 15
+
+
+def test_requests_at_once_for_the_base_and_two_adapters_are_each_answered_by_their_own(
+    server: Server, bundle: Path, adapters: dict[str, Path], engine: Engine, tmp_path: Path
+) -> None:
+    engines = {"untrained": engine}
+    for name, folder in adapters.items():
+        merge_into_bundle(bundle, [folder], tmp_path / name)
+        engines[f"untrained:{name}"] = load_engine(tmp_path / name, precision="float32")
+    asked = [(name, [picture(200 + seed)]) for seed in range(8) for name in engines]
+
+    async def ask_all() -> list[Answer]:
+        async with AsyncClient(server.url) as client:
+            assert [card.name for card in await client.models()] == [*engines]
+            return await asyncio.gather(*(client.recognize(frames, model=name) for name, frames in asked))
+
+    answers = asyncio.run(ask_all())
+    for (name, frames), answer in zip(asked, answers, strict=True):
+        assert answer.model.name == name
+        assert_same_reading(answer.model_dump(), engines[name].read([frames], explain=True)[0])
+    assert len({answer.confidence for answer in answers[:3]}) == 3, "models must be told apart by their answers"
+    loads = {answer.timings_ms["adapter"] for answer in answers if "adapter" in answer.timings_ms}
+    assert len(loads) >= 2, "each adapter was loaded, and none at the start"
+    # There is room for one adapter, so each of these takes the other's place.
+    with Client(server.url) as client:
+        for seed in range(3):
+            for name in ("ink", "night"):
+                answer = client.recognize(picture(seed), model=f":{name}")
+                (wanted,) = engines[f"untrained:{name}"].read([[picture(seed)]], explain=True)
+                assert_same_reading(answer.model_dump(), wanted)
+                assert answer.timings_ms["adapter"] > 0
+        assert "adapter" not in client.recognize(picture(1), model="untrained:night").timings_ms
 
 
 def test_a_batch_is_answered_in_order_and_a_bad_item_fails_alone(client: httpx.Client, engine: Engine) -> None:
@@ -329,7 +373,7 @@ def test_requests_wait_for_a_new_replica_when_the_only_one_is_killed(server: Ser
 
 
 def test_the_model_and_the_pages_are_described(client: httpx.Client) -> None:
-    (model,) = client.get("/v1/models").json()["models"]
+    model, *_ = client.get("/v1/models").json()["models"]
     assert (model["name"], model["kind"], model["charset"]) == (
         "untrained",
         "query-digits",

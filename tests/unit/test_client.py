@@ -36,7 +36,7 @@ from glyphrun_serve.limits import Limits
 from glyphrun_serve.models import Busy
 from glyphrun_serve.routes import http_app
 from glyphrun_serve.tokens import KnownToken, token_hash
-from local_app import CARD, EngineReader, no_log, served
+from local_app import CARD, EngineReader, Several, no_log, served
 from serving import picture, save_untrained
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,6 +132,33 @@ def test_the_example_of_the_readme_runs(
     answer, reading, end, error = capsys.readouterr().out.splitlines()
     assert answer.endswith(" 0") and reading.startswith("tracklet='clip'") and end == "tracklets=1 frames=5"
     assert error.startswith("bad_image The image is not a readable")
+
+
+def test_every_call_can_be_for_a_model_of_several(engine: Engine, folder: Path) -> None:
+    cards = [CARD, CARD.model_copy(update={"name": "untrained:night"})]
+    clip = save_clip(folder / "short.avi", 2).read_bytes()
+    with served(http_app(Several(*(EngineReader(engine, card) for card in cards)), Limits(), log=no_log)) as url:
+
+        async def ask(model: str | None) -> list[Any]:
+            async with AsyncClient(url) as client:
+                (item,) = await client.recognize_batch([picture(1)], model=model)
+                events = [event async for event in client.video(clip, model=model)]
+                read, embedded = (
+                    await client.recognize(picture(1), model=model),
+                    await client.embed(picture(1), model=model),
+                )
+                return [item, events[0].answer, read, embedded]
+
+        for model, name in ((None, "untrained"), ("untrained:night", "untrained:night")):
+            with Client(url) as client:
+                (item,) = client.recognize_batch([picture(1)], model=model)
+                reading, _ = client.video(clip, model=model)
+                answers = [client.recognize(picture(1), model=model), item, reading.answer]
+                answers.append(client.embed(picture(1), model=model))
+            assert {answer.model.name for answer in [*answers, *asyncio.run(ask(model))]} == {name}
+        with Client(url) as client, pytest.raises(ServerError, match="There is no model 'day' here") as unknown:
+            client.recognize(picture(1), model="day")
+    assert (unknown.value.status, unknown.value.code) == (404, "unknown_model")
 
 
 def test_a_busy_server_is_asked_again_after_what_it_says_and_a_random_share_more(

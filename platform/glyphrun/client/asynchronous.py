@@ -35,27 +35,29 @@ class AsyncClient:
         self._sleep = sleep
         self._chance = chance
 
-    async def recognize(self, frames: Frames, *, explain: bool = True) -> Answer:
+    async def recognize(self, frames: Frames, *, explain: bool = True, model: str | None = None) -> Answer:
         """Read a still image or the frames of one tracklet; explain asks also what each frame reads alone."""
-        return await self._ask(calls.recognize(frames, explain))
+        return await self._ask(calls.recognize(frames, explain, model))
 
-    async def recognize_batch(self, items: Sequence[Frames], *, explain: bool = True) -> list[Answer | ErrorDetail]:
+    async def recognize_batch(
+        self, items: Sequence[Frames], *, explain: bool = True, model: str | None = None
+    ) -> list[Answer | ErrorDetail]:
         """Read several items; in the place of one that cannot be read stands why."""
-        return await self._ask(calls.recognize_batch(items, explain))
+        return await self._ask(calls.recognize_batch(items, explain, model))
 
-    async def embed(self, frames: Frames) -> EmbedAnswer:
+    async def embed(self, frames: Frames, *, model: str | None = None) -> EmbedAnswer:
         """Encoder features of a still image or of one tracklet."""
-        return await self._ask(calls.embed(frames))
+        return await self._ask(calls.embed(frames, model))
 
     async def models(self) -> list[ModelCard]:
         """What the server reads with."""
         return await self._ask(calls.models())
 
     async def video(
-        self, clip: bytes, boxes: Iterable[ClipBox] | None = None, *, explain: bool = True
+        self, clip: bytes, boxes: Iterable[ClipBox] | None = None, *, explain: bool = True, model: str | None = None
     ) -> AsyncIterator[ClipEvent]:
         """Read the tracklets of a clip, each as soon as it can be; without boxes the whole clip is one."""
-        response = await self._send(calls.video(clip, boxes, explain), stream=True)
+        response = await self._send(calls.video(clip, boxes, explain, model), stream=True)
         try:
             if response.status_code != 200:
                 await response.aread()

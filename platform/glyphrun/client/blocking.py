@@ -17,7 +17,10 @@ from glyphrun_serve.schemas import Answer, ClipBox, EmbedAnswer, ErrorDetail, Mo
 
 
 class Client:
-    """Asks a server at a URL; refusals are ServerError, after the retries that may help."""
+    """Asks a server at a URL; refusals are ServerError, after the retries that may help.
+
+    model: which of ``models`` a call is for, an adapter of one as NAME:ADAPTER; the first where it is left out.
+    """
 
     def __init__(
         self,
@@ -35,27 +38,29 @@ class Client:
         self._sleep = sleep
         self._chance = chance
 
-    def recognize(self, frames: Frames, *, explain: bool = True) -> Answer:
+    def recognize(self, frames: Frames, *, explain: bool = True, model: str | None = None) -> Answer:
         """Read a still image or the frames of one tracklet; explain asks also what each frame reads alone."""
-        return self._ask(calls.recognize(frames, explain))
+        return self._ask(calls.recognize(frames, explain, model))
 
-    def recognize_batch(self, items: Sequence[Frames], *, explain: bool = True) -> list[Answer | ErrorDetail]:
+    def recognize_batch(
+        self, items: Sequence[Frames], *, explain: bool = True, model: str | None = None
+    ) -> list[Answer | ErrorDetail]:
         """Read several items; in the place of one that cannot be read stands why."""
-        return self._ask(calls.recognize_batch(items, explain))
+        return self._ask(calls.recognize_batch(items, explain, model))
 
-    def embed(self, frames: Frames) -> EmbedAnswer:
+    def embed(self, frames: Frames, *, model: str | None = None) -> EmbedAnswer:
         """Encoder features of a still image or of one tracklet."""
-        return self._ask(calls.embed(frames))
+        return self._ask(calls.embed(frames, model))
 
     def models(self) -> list[ModelCard]:
         """What the server reads with."""
         return self._ask(calls.models())
 
     def video(
-        self, clip: bytes, boxes: Iterable[ClipBox] | None = None, *, explain: bool = True
+        self, clip: bytes, boxes: Iterable[ClipBox] | None = None, *, explain: bool = True, model: str | None = None
     ) -> Iterator[ClipEvent]:
         """Read the tracklets of a clip, each as soon as it can be; without boxes the whole clip is one."""
-        response = self._send(calls.video(clip, boxes, explain), stream=True)
+        response = self._send(calls.video(clip, boxes, explain, model), stream=True)
         try:
             if response.status_code != 200:
                 response.read()

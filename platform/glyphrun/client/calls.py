@@ -63,27 +63,28 @@ class Call(Generic[Found]):
     headers: dict[str, str] = field(default_factory=dict)
 
 
-def recognize(frames: Frames, explain: bool) -> Call[Answer]:
-    body = {"files": _files(frames), "params": _explain(explain)}
+def recognize(frames: Frames, explain: bool, model: str | None) -> Call[Answer]:
+    body = {"files": _files(frames), "params": _asked(model, explain=explain)}
     return Call("POST", "/v1/recognize", Answer.model_validate_json, body, _key())
 
 
-def recognize_batch(items: Sequence[Frames], explain: bool) -> Call[list[Answer | ErrorDetail]]:
+def recognize_batch(items: Sequence[Frames], explain: bool, model: str | None) -> Call[list[Answer | ErrorDetail]]:
     encoded = [{"frames": [b64encode(frame).decode() for frame in _list(frames)]} for frames in items]
-    body = {"json": {"items": encoded}, "params": _explain(explain)}
+    body = {"json": {"items": encoded}, "params": _asked(model, explain=explain)}
     return Call("POST", "/v1/recognize/batch", _batch, body, _key())
 
 
-def embed(frames: Frames) -> Call[EmbedAnswer]:
-    return Call("POST", "/v1/embed", EmbedAnswer.model_validate_json, {"files": _files(frames)}, _key())
+def embed(frames: Frames, model: str | None) -> Call[EmbedAnswer]:
+    body = {"files": _files(frames), "params": _asked(model)}
+    return Call("POST", "/v1/embed", EmbedAnswer.model_validate_json, body, _key())
 
 
 def models() -> Call[list[ModelCard]]:
     return Call("GET", "/v1/models", lambda body: Models.model_validate_json(body).models)
 
 
-def video(clip: bytes, boxes: Iterable[ClipBox] | None, explain: bool) -> Call[None]:
-    body: dict[str, Any] = {"files": {"clip": ("clip", clip)}, "params": _explain(explain)}
+def video(clip: bytes, boxes: Iterable[ClipBox] | None, explain: bool, model: str | None) -> Call[None]:
+    body: dict[str, Any] = {"files": {"clip": ("clip", clip)}, "params": _asked(model, explain=explain)}
     if boxes is not None:
         body["data"] = {"boxes": _BOXES.dump_json(list(boxes)).decode()}
     return Call("POST", "/v1/video", lambda _: None, body)
@@ -158,8 +159,9 @@ def _files(frames: Frames) -> list[tuple[str, tuple[str, bytes]]]:
     return [("frames", ("frame", frame)) for frame in _list(frames)]
 
 
-def _explain(explain: bool) -> dict[str, str]:
-    return {"explain": str(explain).lower()}
+def _asked(model: str | None, **options: bool) -> dict[str, str]:
+    asked = {name: str(value).lower() for name, value in options.items()}
+    return asked if model is None else {**asked, "model": model}
 
 
 def _key() -> dict[str, str]:
