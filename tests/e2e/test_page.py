@@ -16,10 +16,12 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from clips import save_clip
+from glyphrun.adapters import merge_into_bundle
 from glyphrun.bundle import load_engine
 from glyphrun.ensemble_bundle import load_reader
 from glyphrun.ensembled import make_ensemble
 from glyphrun.members import EnsembleSettings
+from glyphrun.models.lora import LoraSettings
 from glyphrun.prediction import Prediction
 from glyphrun_serve.access import Guard
 from glyphrun_serve.app import Server, ServeSettings, run
@@ -28,7 +30,8 @@ from glyphrun_serve.limits import Limits
 from glyphrun_serve.models import Failed, Unreadable
 from glyphrun_serve.routes import http_app
 from glyphrun_serve.tokens import KnownToken, token_hash
-from local_app import EngineReader, no_log, served
+from local_app import EngineReader, Several, no_log, served
+from lora_recognizers import adapt
 from serving import save_untrained
 from tiny_bundles import save_tiny_bundle
 
@@ -289,6 +292,54 @@ def test_what_each_member_says_stands_beside_the_answer_of_an_ensemble(
         tab.goto(url)
         expect(tab.get_by_text("committee · v")).to_be_visible()
         see_members(tab, url, frames)
+    assert complaints == []
+
+
+def test_a_model_is_chosen_of_several_and_the_command_asks_for_the_same(
+    tab: Page, frames: list[Path], complaints: list[str], tmp_path: Path
+) -> None:
+    bundle = save_untrained(tmp_path / "untrained")
+    adapter = adapt(bundle, tmp_path / "night", LoraSettings(rank=4), seed=1)
+    merge_into_bundle(bundle, [adapter], tmp_path / "merged")
+    base = model_card(bundle)
+    night = base.model_copy(update={"name": "untrained:night-games", "provenance": {"adapter": "night-games"}})
+    engines = {card.name: load_engine(home) for card, home in ((base, bundle), (night, tmp_path / "merged"))}
+    readers = [EngineReader(engines[card.name], card) for card in (base, night)]
+    data = [[path.read_bytes() for path in frames]]
+    texts = {name: engine.read(data)[0].text for name, engine in engines.items()}
+    assert texts["untrained"] != texts["untrained:night-games"]
+    said = {name: text or "nothing readable" for name, text in texts.items()}
+    with served(http_app(Several(*readers), Limits(), log=no_log)) as url:
+        tab.goto(url)
+        choice = tab.get_by_role("combobox", name="Model")
+        expect(choice.locator("option")).to_have_text(["untrained · v0", "untrained:night-games · v0"])
+        assert f"'{url}/v1/recognize?model=untrained'" in tab.locator("#curl").inner_text()
+        tab.set_input_files("#files", frames)
+        expect(tab.locator("#text")).to_have_text(said["untrained"])
+        _tab_to(tab, "models")
+        tab.keyboard.press("ArrowDown")
+        expect(tab.locator("#text")).to_have_text(said["untrained:night-games"])
+        expect(tab.get_by_text("read by untrained:night-games, version 0")).to_be_visible()
+        expect(tab.locator("#announce")).to_contain_text("Reading: ")
+        expect(tab.locator("#provenance")).to_contain_text("with the adapter night-games")
+        assert [reader.asked for reader in readers] == [1, 1]
+        command = tab.locator("#curl").inner_text()
+        assert f"'{url}/v1/recognize?model=untrained:night-games'" in command
+        if shutil.which("curl"):
+            plain = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+            folder = frames[0].parent
+            done = subprocess.run(f"{command} -s", shell=True, cwd=folder, env=plain, capture_output=True, text=True)
+            assert json.loads(done.stdout)["model"]["name"] == "untrained:night-games"
+        for width, scheme in ((360, "light"), (360, "dark"), (1280, "light"), (1280, "dark")):
+            tab.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+            tab.set_viewport_size({"width": width, "height": 800})
+            assert tab.evaluate("document.documentElement.scrollWidth") <= width
+            shot = tmp_path / f"models-{scheme}-{width}.png"
+            tab.screenshot(path=shot, full_page=True, animations="disabled")
+        tab.set_input_files("#files", [save_clip(tmp_path / "clip.avi", 4)])
+        expect(tab.locator("#reading-title")).to_have_text("Reading of the clip")
+        assert [reader.asked for reader in readers][1] >= 2
+        assert f"'{url}/v1/video?model=untrained:night-games'" in tab.locator("#curl").inner_text()
     assert complaints == []
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from commands import refusal
 from glyphrun.adapter_shelf import AdapterShelf, shelve
 from glyphrun.adapters import AdapterError, merge_into_bundle
 from glyphrun.bundle import load_engine, read_manifest
@@ -152,6 +153,12 @@ def test_adapters_are_checked_before_anything_is_deployed(
         build_app(ServeSettings(bundle=bundle, adapters=folders, adapters_mb=0.001))
     with pytest.raises(AdapterError, match="no adapter: it has no adapter.json"):
         build_app(ServeSettings(bundle=bundle, adapters={"ink": tmp_path}))
+    for given, said in (
+        (f"ink={tmp_path}", "is no adapter: it has no adapter.json"),
+        ("ink", "--adapter ink: it has the form NAME=FOLDER"),
+        (f"a:b={tmp_path}", "'a:b' cannot be an adapter's name: use up to 64 letters"),
+    ):
+        assert said in refusal("serve", str(bundle), "--port", "0", "--adapter", given)
 
 
 @pytest.mark.parametrize("name", ["a:b", "", "a/b", "a b", "ä", "x" * 65])

@@ -165,11 +165,19 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=FOLDER of a LoRA adapter trained on the model, asked for as MODEL:NAME; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
     registry: RegistryOption = REGISTRY,
 ) -> None:
     """Serve a model over HTTP with a page to try it, until Ctrl-C.
 
-    Example: [bold]glyphrun serve shirt-numbers[/] or [bold]glyphrun serve shirt-numbers --config serve/configs/local.yaml[/]
+    Example: [bold]glyphrun serve shirt-numbers[/] or [bold]glyphrun serve shirt-numbers --config serve/configs/local.yaml[/],
+    with adapters [bold]glyphrun serve ink --adapter 1890s=runs/ink/trials/001-parseq-tiny/adapters/step-000050[/]
     """
 
     from glyphrun.cluster import gpus, wait_for_interrupt
@@ -188,6 +196,9 @@ def serve(
         if log_samples is not None:
             kept = settings.log_samples or SampleLog(folder=log_samples)
             settings = settings.model_copy(update={"log_samples": kept.model_copy(update={"folder": log_samples})})
+        if adapter:
+            adapters = settings.adapters | dict(map(_named_folder, adapter))
+            settings = ServeSettings.model_validate({**dict(settings), "adapters": adapters})  # checks the names
         host, port = host or chosen.host, chosen.port if port is None else port
     with plain_errors(), run(settings, host=host, port=port, options=chosen.options) as server:
         console.print(f"{server.url}/  (Ctrl-C stops)", soft_wrap=True)
@@ -197,6 +208,13 @@ def serve(
         console.print(f"Ready after {server.ready_s:.1f} s")
         wait_for_interrupt()
     console.print("Stopped.")
+
+
+def _named_folder(given: str) -> tuple[str, Path]:
+    name, _, folder = given.partition("=")
+    if not folder:
+        raise ValueError(f"--adapter {given}: it has the form NAME=FOLDER, such as night=runs/night/adapter")
+    return name, Path(folder)
 
 
 def _show_changes(title: str, changes: Sequence[Change], one: int, other: int) -> None:

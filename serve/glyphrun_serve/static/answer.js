@@ -1,7 +1,7 @@
 // The card that shows one reading.
 import { UNSURE, at, bar, element, percent, said } from "./elements.js";
 
-const BLOCKS = ["badge", "degraded", "characters-block", "members-block", "n-best-block", "timings"];
+const BLOCKS = ["read-by", "badge", "degraded", "characters-block", "members-block", "n-best-block", "timings"];
 
 export function showNothing(sentence) {
   at("reading-title").textContent = "Reading";
@@ -17,6 +17,8 @@ export function showAnswer(answer, title = "Reading") {
   at("text").textContent = answer.text || "nothing readable";
   at("text").className = `text ${length === 0 ? "empty silent" : length > 40 ? "longest" : length > 6 ? "long" : ""}`;
   at("confidence").replaceChildren(element("b", { text: percent(answer.confidence) }), " confidence");
+  at("read-by").hidden = false;
+  at("read-by").textContent = `read by ${answer.model.name}, version ${answer.model.version}`;
   at("badge").hidden = !answer.abstained;
   at("degraded").hidden = !answer.degraded;
 

@@ -3,12 +3,14 @@ import { showAnswer, showNothing, spoken } from "./answer.js";
 import { clipCommand, imagesCommand } from "./curl.js";
 import { at } from "./elements.js";
 import { frameCards } from "./frames.js";
+import { describe, modelAsked, offer } from "./models.js";
 import { bearToken, bearsToken, events, json, post, send } from "./server.js";
 import { addError, addReading, forgetTracklets } from "./tracklets.js";
 
 const CLIP = /\.(mp4|m4v|mov|mkv|webm|avi)$/i;
 const isClip = ({ type, name }) => type.startsWith("video/") || CLIP.test(name);
 const isBoxes = ({ type, name }) => type === "application/json" || name.toLowerCase().endsWith(".json");
+const path = (route) => (modelAsked() ? `${route}?model=${encodeURIComponent(modelAsked())}` : route);
 const boxes = () => at("boxes").value.trim();
 
 let images = []; // {file, url, broken}
@@ -85,7 +87,7 @@ async function read() {
 async function readImages(number) {
   const form = new FormData();
   for (const { file } of images) form.append("frames", file);
-  const answer = await json(await post("v1/recognize", form, question.signal, tellToken));
+  const answer = await json(await post(path("v1/recognize"), form, question.signal, tellToken));
   if (number !== asked) return;
   votes = answer.votes;
   showAnswer(answer);
@@ -98,7 +100,7 @@ async function readClip(number) {
   form.append("clip", clip);
   if (boxes()) form.append("boxes", boxes());
   showNothing("Reading…");
-  const response = await post("v1/video", form, question.signal, tellToken);
+  const response = await post(path("v1/video"), form, question.signal, tellToken);
   let chosen = false;
   for await (const [name, found] of events(response)) {
     if (number !== asked) return;
@@ -145,7 +147,8 @@ function showFrames() {
   at("frames-title").textContent = count === 1 ? (numbers ? "1 frame" : "Image") : `${count} frames`;
   at("frames-note").textContent = count > 1 && votes.length ? (windows ? "What each window of frames says, at its first frame" : "What each frame says alone") : "";
   at("frames").replaceChildren(...frameCards({ pictures: clip ? null : images, numbers, votes, remove }));
-  at("curl").textContent = clip ? clipCommand(clip.name, boxes(), bearsToken()) : imagesCommand(images.map(({ file }) => file.name), bearsToken());
+  const how = [modelAsked(), bearsToken()];
+  at("curl").textContent = clip ? clipCommand(clip.name, boxes(), ...how) : imagesCommand(images.map(({ file }) => file.name), ...how);
 }
 
 function remove(image) {
@@ -169,14 +172,9 @@ async function showModel() {
       at("model").textContent = bearsToken() ? "another token is needed" : "a token is needed";
       return;
     }
-    const { models } = await response.json();
-    const [model] = models;
+    offer((await response.json()).models);
     at("token-block").hidden = true;
-    at("model").textContent = `${model.name} · v${model.version}`;
-    at("model").classList.add("ready");
-    const kinds = Object.entries(model.members).map(([name, kind]) => `${name} (${kind})`);
-    const who = kinds.length ? `${kinds.join(", ")}, ${model.vote === "average" ? "averaged" : `whose vote is by ${model.vote}`}` : model.kind;
-    at("provenance").textContent = `Read by ${who}; ${model.charset.length} characters, at most ${model.max_length} in a row.`;
+    showFrames(); // the command names the model where there are several
   } catch {
     at("model").textContent = "not connected";
   }
@@ -194,6 +192,11 @@ at("add").addEventListener("click", () => pick(true));
 at("clear").addEventListener("click", clear);
 at("files").addEventListener("change", (event) => take(event.target.files, appending));
 at("boxes").addEventListener("change", () => clip && read());
+at("models").addEventListener("change", () => {
+  describe();
+  if (images.length || clip) read();
+  else showFrames();
+});
 at("token").addEventListener("change", async ({ target }) => {
   bearToken(target.value.trim());
   await showModel();
