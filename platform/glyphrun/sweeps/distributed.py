@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import asdict
 from pathlib import Path
 from textwrap import shorten
 from threading import Thread
@@ -86,7 +87,7 @@ class DistributedTrial(tune.Trainable):
                 "charset": charset,
                 "split": splits.get(processor_for(parse_settings(trial.settings))),
                 "dataset": dataset,
-                "measure": measure,
+                "measure": asdict(measure),  # plain, for Train's controller unpickles it and needs no models
                 "mailbox": self.mailbox,
                 "threads": int(needed["CPU"]),
             },
@@ -160,7 +161,7 @@ def _work(config: dict[str, Any]) -> None:
         val,
         workers=workers,
         device=device,
-        measure=config["measure"],
+        measure=Measure(**config["measure"]),
     )
     for report in told:
         go_on = ray.get(config["mailbox"].send.remote(report)) if workers.first else True
