@@ -32,7 +32,6 @@ from glyphrun.recipe import codec_for, processor_for
 
 BASELINE = "parseq-small-temporal"
 BATCHES = (2, 4, 8, 16, 32, 64, 128)
-SECONDS_A_POINT = 1.0
 CostPrecision = Literal["float32", "bfloat16", "float16", "int8"]
 
 
@@ -42,6 +41,7 @@ class CostSettings(BaseModel):
     Sequences of ``frames`` frames with texts of up to max_length characters of the charset.
 
     windows: how many windows of ``frames`` frames a tracklet is read in, without overlap. baseline: what speeds relate to.
+    seconds: for how long each of these times is taken.
     sources: folders of hub models by the recognizer's name.
     """
 
@@ -51,6 +51,7 @@ class CostSettings(BaseModel):
     frames: int = Field(8, ge=1)
     windows: int = Field(4, ge=1)
     baseline: str = BASELINE
+    seconds: float = Field(1.0, ge=0)
     sources: dict[str, str] = {}
     charset: str = "0123456789"
     max_length: int = Field(2, ge=1)
@@ -247,11 +248,11 @@ def measure(name: str, precision: CostPrecision, settings: CostSettings, counts:
         return stack_frames([processor(pixels)] * frames)
 
     one = sequence(settings.frames)
-    alone = _seconds(lambda: engine.read_prepared([one]))
+    alone = _seconds(lambda: engine.read_prepared([one]), settings.seconds)
     rates = {1: 1 / alone}
     for batch in BATCHES:
         try:
-            rates[batch] = batch / _seconds(partial(engine.read_prepared, [one] * batch))
+            rates[batch] = batch / _seconds(partial(engine.read_prepared, [one] * batch), settings.seconds)
         except OutOfMemory:
             break  # larger ones do not fit either
         if rates[batch] < 0.9 * max(rates.values()):
@@ -261,7 +262,7 @@ def measure(name: str, precision: CostPrecision, settings: CostSettings, counts:
         windowed = DecodeSettings(windows=settings.windows, window_frames=settings.frames)
         engine = engine.with_settings(windowed)
     whole = sequence(settings.frames * settings.windows)
-    tracklet = _seconds(lambda: engine.read_prepared([whole]))
+    tracklet = _seconds(lambda: engine.read_prepared([whole]), settings.seconds)
     peak = torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else _peak_mib() - before
     return Cost(
         name=name,
@@ -294,11 +295,11 @@ def _in_a_process(name: str, precision: CostPrecision, settings: CostSettings, c
         pool.join()
 
 
-def _seconds(read: Callable[[], object]) -> float:
-    """Median seconds of a call, over as many as fit in SECONDS_A_POINT, at least three; one more before fills caches."""
+def _seconds(read: Callable[[], object], most: float) -> float:
+    """Median seconds of a call, over as many as fit in ``most``, at least three; one more before fills caches."""
     read()
     times: list[float] = []
-    while len(times) < 3 or (sum(times) < SECONDS_A_POINT and len(times) < 50):
+    while len(times) < 3 or (sum(times) < most and len(times) < 50):
         started = perf_counter()
         read()  # readings are numbers and text, so a GPU has finished when they are there
         times.append(perf_counter() - started)
