@@ -14,6 +14,9 @@ PYTEST = [str(BIN / "pytest"), "-q", "-p", "no:cacheprovider", "--durations=15"]
 # A file stays in one process, for its fixtures; the longest files come first, as tests/conftest.py orders them.
 BOTH_CORES = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
 
+# Two processes on two cores: further threads of each would wait for each other in loops that keep the cores busy.
+ONE_THREAD_EACH = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+
 # Commands of one part run side by side: mypy alone would leave a core idle for most of a minute.
 PARTS = {
     "lint": [[str(BIN / "ruff"), "check", "."]],
@@ -27,7 +30,7 @@ PARTS = {
 
 def run(commands: list[list[str]]) -> int:
     """Run commands side by side; only the last one prints at once. The exit code is that of the first that failed."""
-    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    environment = {**os.environ, **ONE_THREAD_EACH, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     started = [
         subprocess.Popen(
             command, cwd=ROOT, env=environment, text=True, stdout=None if command is commands[-1] else subprocess.PIPE
