@@ -7,23 +7,17 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from commands import said
 from glyphrun.bundle import SUMS, BundleError, load_engine, read_manifest
 from glyphrun.data.batches import load_split
-from glyphrun.data.digits import mnist_digits
-from glyphrun.data.sample import Sample, dataset_hash
-from glyphrun.data.shards import write_samples
+from glyphrun.data.sample import dataset_hash
 from glyphrun.evaluation.evaluate import evaluate
-from glyphrun.images import ImageProcessor, encode_image
-from glyphrun.models.quantize import computes_in, stored
-from glyphrun.quantized import Comparison, Measured, losses, quantize_bundle, shown
-from glyphrun.text import DIGITS
-from glyphrun.training.fit import TrainSettings, fit
-from int8_recognizers import CODEC, CPU, WIDE, engine_of, in_int8, recognizer, save
+from glyphrun.models.quantize import stored
+from glyphrun.quantized import Measured, losses, quantize_bundle, shown
+from int8_recognizers import CPU, recognizer, save
 
 
 @pytest.fixture(scope="module")
@@ -100,52 +94,3 @@ def test_what_cannot_be_quantized_is_refused_in_a_sentence_and_leaves_nothing(un
         quantize_bundle(parent, tmp_path / "too-large", "float16")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["large", "once"]
     assert stored(large, "int8")["pos_queries"].dtype == torch.float32
-
-
-@pytest.fixture(scope="module")
-def numbers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One or two real handwritten digits side by side; no digit is in both splits."""
-    images, labels = mnist_digits()
-    rng = np.random.default_rng(0)
-    order = rng.permutation(len(images))
-    samples = []
-    for split, count, pool in (("train", 2000, order[:4000]), ("val", 400, order[4000:])):
-        for number in range(count):
-            chosen = rng.choice(pool, int(rng.integers(1, 3)))
-            picture = np.repeat(np.hstack(list(images[chosen]))[:, :, None], 3, axis=2)
-            text = "".join(str(labels[digit]) for digit in chosen)
-            samples.append(Sample(f"{split}-{number}", (encode_image(picture),), text, split))
-    folder = tmp_path_factory.mktemp("data") / "numbers"
-    write_samples(samples, folder, name="numbers", licence="MNIST", description="Numbers.", charset=DIGITS)
-    return folder
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not computes_in("int8", CPU), reason="this processor has no 8-bit dot products")
-def test_a_trained_recognizer_loses_less_than_a_point_of_cer_in_int8(numbers, tmp_path):
-    model = recognizer("parseq-nano", **WIDE)
-    processor = ImageProcessor(height=40, width=40)
-    train, val = (load_split(numbers, split, processor) for split in ("train", "val"))
-    settings = TrainSettings(
-        steps=160, batch_size=32, frames_per_item=1, learning_rate=2e-3, warmup=20, augment=None, evaluate_every=160
-    )
-    reports = list(
-        fit(
-            model,
-            CODEC,
-            processor,
-            train,
-            lambda trained: evaluate(engine_of(trained), val),
-            settings,
-            tmp_path / "checkpoint",
-            device=CPU,
-            precision="float32",
-        )
-    )
-    assert reports[-1].scores["cer"] < 0.2
-    comparison: Comparison = quantize_bundle(save(tmp_path / "parent", model), tmp_path / "int8", "int8", numbers)
-    assert comparison.quantized.computed_in == "int8"
-    assert comparison.size_ratio < 0.35  # a third of this one is its convolutional stem
-    assert abs(comparison.cer_lost) <= 0.01
-    everywhere = evaluate(engine_of(in_int8(model.eval())), val)
-    assert everywhere.cer.value - reports[-1].scores["cer"] <= 0.01
