@@ -46,7 +46,7 @@ def random_parseq(seed: int, codec: Codec) -> PARSeq:
     return recognizer
 
 
-def save_random_bundle(folder: Path, recognizer: Recognizer) -> None:
+def save_random_bundle(folder: Path, recognizer: Recognizer, decode: DecodeSettings = DecodeSettings()) -> None:
     """A bundle of a recognizer of numbers that has learned nothing."""
     save_bundle(
         folder,
@@ -54,7 +54,7 @@ def save_random_bundle(folder: Path, recognizer: Recognizer) -> None:
         recognizer=recognizer,
         codec=NUMBERS,
         processor=processor_for(recognizer.settings),
-        decode=DecodeSettings(),
+        decode=decode,
         metrics={},
         provenance={},
     )
