@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
@@ -31,7 +30,6 @@ from glyphrun.registry import Registry
 from glyphrun.report.run import report_run
 from glyphrun.sweeps.errors import ExperimentError
 from glyphrun.sweeps.experiment import Experiment
-from glyphrun.sweeps.mailbox import Mailbox
 from glyphrun.sweeps.plan import Trial, plan_trials
 from glyphrun.sweeps.population import read_generations
 from glyphrun.sweeps.rerun import rerun_trial
@@ -39,6 +37,7 @@ from glyphrun.sweeps.run import claim_run, sweep_to_results
 from glyphrun.sweeps.train import run_sweep
 from glyphrun.sweeps.trials import Outcome, read_outcome, read_reports, trial_folder
 from glyphrun.text import DIGITS
+from one_slot import one_slot
 
 TINY = {"encoder": {"width": 16, "heads": 2}, "decoder_heads": 2}
 
@@ -70,7 +69,7 @@ def declare(**changes) -> Experiment:
 @pytest.fixture(scope="module")
 def run(local_ray, small_dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    with claim_run(folder, declare()), show_stages(Console(quiet=True)) as stages:
+    with claim_run(folder, declare()), show_stages(Console(quiet=True)) as stages, one_slot():
         results = sweep_to_results(declare(), small_dataset, folder, stages)
     return folder, results
 
@@ -189,7 +188,7 @@ def test_a_run_broken_off_after_its_bundle_is_concluded_again(run, small_dataset
     broken = tmp_path / "run"
     shutil.copytree(folder, broken)
     (broken / "results.json").unlink()
-    with show_stages(Console(quiet=True)) as stages:
+    with show_stages(Console(quiet=True)) as stages, one_slot():
         again = sweep_to_results(declare(), small_dataset, broken, stages)
     assert [trial["val"] for trial in again["trials"]] == [trial["val"] for trial in results["trials"]]
     assert (broken / "bundle/SHA256SUMS").exists()
@@ -217,6 +216,7 @@ SEARCHED = {
 }
 
 
+@pytest.mark.slow
 def test_trials_are_added_to_a_finished_sweep_whose_searcher_is_told_of_what_is_known(
     local_ray, small_dataset, tmp_path
 ):
@@ -227,13 +227,15 @@ def test_trials_are_added_to_a_finished_sweep_whose_searcher_is_told_of_what_is_
     )  # fmt: skip
     with pytest.raises(ExperimentError, match="the sweep has not finished"):
         sweep(experiment, small_dataset, tmp_path, extend=2)
-    before = sweep(experiment, small_dataset, tmp_path)
+    with one_slot():
+        before = sweep(experiment, small_dataset, tmp_path)
     states = {trial["id"]: trial["curve"] for trial in before["trials"]}
     assert len(states) == 3 and before["run"]["extended"] == []
     weights = {path.parents[1].name for path in (tmp_path / "trials").glob("*/checkpoint/weights.safetensors")}
     kept = {trial["id"] for trial in before["trials"] if trial["on_front"]} | {before["winner"]}
     assert kept <= weights < set(states) | kept
-    after = sweep(experiment, small_dataset, tmp_path, extend=2)
+    with one_slot():
+        after = sweep(experiment, small_dataset, tmp_path, extend=2)
     assert len(after["trials"]) == 5 and after["run"]["extended"] == [2]
     assert [trial["id"] for trial in after["trials"]][:3] == list(states)
     for trial in after["trials"]:
@@ -264,6 +266,7 @@ class KillTwice:
     def ended(self, trial: Trial, outcome: Outcome) -> None: ...
 
 
+@pytest.mark.slow
 def test_a_trial_whose_processes_are_killed_goes_on_from_its_checkpoint(local_ray, small_dataset, tmp_path):
     """Seconds of training are part of a report, so that one of steps that were done again would differ."""
     killer = KillTwice(tmp_path)
@@ -288,10 +291,8 @@ def test_a_sweep_on_one_slot_has_the_leaderboard_and_the_weights_of_one_on_two(l
         scheduler={"kind": "hyperband", "grace_steps": 5, "reduction": 2},
     )
     swept = [run_sweep(experiment, small_dataset, tmp_path / "two")]
-    holder = ray.remote(num_cpus=1)(Mailbox).remote()  # any actor will do
-    ray.get(holder.close.remote())
-    swept.append(run_sweep(experiment, small_dataset, tmp_path / "one"))
-    ray.kill(holder)
+    with one_slot():
+        swept.append(run_sweep(experiment, small_dataset, tmp_path / "one"))
     told = [
         [
             (record.trial.id, record.outcome, [report["scores"]["cer"] for report in record.reports])
@@ -308,7 +309,7 @@ def test_a_sweep_on_one_slot_has_the_leaderboard_and_the_weights_of_one_on_two(l
 
 @pytest.mark.slow
 def test_a_population_that_is_broken_off_ends_with_the_weights_of_one_left_alone(local_ray, small_dataset, tmp_path):
-    """Three trials on two slots, which meet at step 4; one sweep is ended by its budget on the way."""
+    """Three trials which meet at step 4, on two slots; then on one, where a sweep is ended by its budget on the way."""
     steep = {"train.learning_rate": {"log_uniform": [0.02, 0.5]}}  # so that some read something soon
     changes = {
         "trials": 3,
@@ -318,9 +319,10 @@ def test_a_population_that_is_broken_off_ends_with_the_weights_of_one_left_alone
         "scheduler": {"kind": "pbt", "every_steps": 4},
     }
     whole = run_sweep(declare(**changes), small_dataset, tmp_path / "whole")
-    run_sweep(declare(**changes, budget={"steps": 15}), small_dataset, tmp_path / "broken")
-    assert len(read_generations(tmp_path / "broken")) == 1
-    resumed = run_sweep(declare(**changes), small_dataset, tmp_path / "broken")
+    with one_slot():
+        run_sweep(declare(**changes, budget={"steps": 15}), small_dataset, tmp_path / "broken")
+        assert len(read_generations(tmp_path / "broken")) == 1
+        resumed = run_sweep(declare(**changes), small_dataset, tmp_path / "broken")
     generations = read_generations(tmp_path / "whole")
     assert [generation.step for generation in generations] == [4]
     assert any(generation.exploits for generation in generations)
@@ -332,6 +334,7 @@ def test_a_population_that_is_broken_off_ends_with_the_weights_of_one_left_alone
         assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_goes_on_on_an_empty_machine_and_is_promoted_from_a_third(
     local_ray, small_dataset, bucket, tmp_path, monkeypatch
 ):
@@ -343,7 +346,7 @@ def test_a_run_in_a_bucket_goes_on_on_an_empty_machine_and_is_promoted_from_a_th
             trials=2, candidates=[SEARCHED], train=SHORT, scheduler={"kind": "none"},
             budget={"latency_ms": 1000, "frames": 4, "steps": steps},
         )  # fmt: skip
-        with run_at(place, heard.append, resume=machine != "first") as (folder, mirrors):
+        with run_at(place, heard.append, resume=machine != "first") as (folder, mirrors), one_slot():
             results = sweep(experiment, small_dataset, folder, listeners=mirrors, **options)
             report_run(folder)
         return results
@@ -372,11 +375,11 @@ import sys
 from pathlib import Path
 import ray
 from rich.console import Console
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 from test_sweep import declare
 from glyphrun.progress import show_stages
 from glyphrun.sweeps.run import sweep_to_results
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
+ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
 with show_stages(Console(quiet=True)) as stages:
     sweep_to_results(declare(**{changes!r}), Path({dataset!r}), Path({run!r}), stages, extend={extend})
 """
@@ -385,7 +388,11 @@ with show_stages(Console(quiet=True)) as stages:
 def start(dataset: Path, run_dir: Path, changes: dict, extend: int = 0) -> subprocess.Popen:
     """A driver of its own, with a Ray of its own."""
     script = SWEEP.format(
-        tests=str(Path(__file__).parent), changes=changes, dataset=str(dataset), run=str(run_dir), extend=extend
+        tests=[str(folder) for folder in Path(__file__).parents[:2]],
+        changes=changes,
+        dataset=str(dataset),
+        run=str(run_dir),
+        extend=extend,
     )
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     return subprocess.Popen([sys.executable, "-c", script], env=environment)
@@ -414,7 +421,8 @@ def test_a_sweep_whose_driver_is_killed_loses_no_report_and_goes_on_with_the_sam
     added = trial_folder(extended, plan_trials(declare(), [1])[3])
     known = kill_after(start(small_dataset, extended, {}, extend=1), added, 1)
     assert json.loads((extended / "results.json").read_text()) == before
-    after = sweep(declare(), small_dataset, extended, extend=1)
+    with one_slot():
+        after = sweep(declare(), small_dataset, extended, extend=1)
     assert after["run"]["extended"] == [1] and len(after["trials"]) == 4
     assert read_reports(added)[: len(known)] == known
     for one, other in zip(before["trials"], after["trials"], strict=False):

@@ -90,8 +90,12 @@ class Watch(tune.Callback):
         self.paused = {trial.trial_id for trial in paused}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        ours = self._trial(trial)
+        outcome = read_outcome(trial_folder(self.run_dir, ours))
+        if outcome is not None and outcome.status == "failed":
+            trial.max_failures = trial.num_failures  # it fails as it did before; another process would change nothing
         for listener in self.listeners:
-            listener.started(self._trial(trial))
+            listener.started(ours)
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         ours = self._trial(trial)
