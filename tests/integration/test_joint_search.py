@@ -25,6 +25,7 @@ from glyphrun.sweeps.train import run_sweep
 from glyphrun.sweeps.trained import measure_trials
 from glyphrun.sweeps.trials import read_record
 from glyphrun.sweeps.winner import winning_way
+from one_slot import one_slot
 
 EXPERIMENT = Experiment.model_validate(
     {
@@ -49,7 +50,7 @@ EXPERIMENT = Experiment.model_validate(
 
 
 def sweep(dataset: Path, folder: Path, extend: int = 0) -> dict[str, Any]:
-    with claim_run(folder, EXPERIMENT), show_stages(Console(quiet=True)) as stages:
+    with claim_run(folder, EXPERIMENT), show_stages(Console(quiet=True)) as stages, one_slot():
         return sweep_to_results(EXPERIMENT, dataset, folder, stages, extend=extend)
 
 
@@ -63,7 +64,9 @@ def make_talkative(path: Path) -> None:
 @pytest.fixture(scope="module")
 def run(local_ray: None, small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("run")
-    for record in run_sweep(EXPERIMENT, small_dataset, folder):
+    with one_slot():
+        records = run_sweep(EXPERIMENT, small_dataset, folder)
+    for record in records:
         make_talkative(record.checkpoint / "weights.safetensors")
     return folder, sweep(small_dataset, folder)
 

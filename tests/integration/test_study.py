@@ -33,6 +33,7 @@ from glyphrun.text import DIGITS
 from glyphrun_serve.app import ServeSettings, build_app
 from glyphrun_serve.app import run as serve
 from glyphrun_serve.deployments import Batching
+from one_slot import one_slot
 from tiny_vlm import save_tiny
 
 SMALL = {"encoder": {"width": 32, "heads": 2}, "decoder_heads": 2}
@@ -110,7 +111,7 @@ def experiment(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Experime
 @pytest.fixture(scope="module")
 def run(local_ray, experiment: Experiment, small_dataset: Path, tmp_path_factory) -> tuple[Path, dict]:
     folder = tmp_path_factory.mktemp("run")
-    with claim_run(folder, experiment), show_stages(Console(quiet=True)) as stages:
+    with claim_run(folder, experiment), show_stages(Console(quiet=True)) as stages, one_slot():
         results = sweep_to_results(experiment, small_dataset, folder, stages)
     return folder, results
 
