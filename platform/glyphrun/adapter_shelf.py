@@ -12,16 +12,15 @@ import torch
 from torch import Tensor
 
 from glyphrun.adapters import A, Adapter, AdapterError, B, expect_fitting, read_adapter
-from glyphrun.bundle import BundleManifest, load_engine
+from glyphrun.bundle import BundleManifest, engine_of
 from glyphrun.engine import Engine
-from glyphrun.models.inference import computes_in_int8
 from glyphrun.models.worn import Changes, Factors, Wardrobe
 from glyphrun.shelved import Shelved
 from glyphrun.stopwatch import milliseconds_since
 
 
 def shelve(bundle: Path, manifest: BundleManifest, folders: Mapping[str, Path], most_bytes: int) -> dict[str, Shelved]:
-    """Check adapters, by their names, against the bundle that they are to be read with.
+    """Check adapters, by their names, against the bundle that they are to be read with, whose hashes were checked.
 
     All of their files are read, one adapter at a time, so that a damaged one is met here and not by whoever asks for it
     first. Raises AdapterError for one that is damaged, was trained on other weights or is larger than most_bytes, and for
@@ -35,7 +34,7 @@ def shelve(bundle: Path, manifest: BundleManifest, folders: Mapping[str, Path], 
         raise AdapterError(
             f"{bundle} is stored in int8, and adapters fit the weights that it was made from: serve those"
         )
-    recognizer = load_engine(bundle, torch.device("cpu"), "float32").recognizer
+    recognizer = engine_of(bundle, manifest, torch.device("cpu"), "float32").recognizer
     check, wardrobe = expect_fitting(recognizer), Wardrobe(recognizer)
     shelved: dict[str, Shelved] = {}
     for name, folder in folders.items():
@@ -60,14 +59,12 @@ def shelve(bundle: Path, manifest: BundleManifest, folders: Mapping[str, Path], 
 class AdapterShelf:
     """The adapters that an engine reads with; those not used for longest make room for others.
 
-    To be used by the one thread in which the engine reads: so an adapter that is worn is never dropped, and the bytes
-    that are held are never more than there may be, not even while one is loaded.
+    To be used by the one thread in which the engine reads, so that none is dropped while it is worn; others are dropped
+    before one is loaded, so that never more bytes are held than there may be.
     """
 
     def __init__(self, engine: Engine, adapters: Mapping[str, Shelved], most_bytes: int) -> None:
-        """Raises AdapterError for a recognizer that computes in int8."""
-        if computes_in_int8(engine.recognizer):
-            raise AdapterError("this recognizer computes in int8 and can wear no adapter: load it in its own precision")
+        """adapters: those that were found to fit the engine's recognizer, by their names."""
         self._adapters = dict(adapters)
         self._most_bytes = most_bytes
         self._wardrobe = Wardrobe(engine.recognizer)
