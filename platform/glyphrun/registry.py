@@ -34,6 +34,7 @@ from glyphrun.bundle_cache import cached_bundle
 from glyphrun.pointer import Move, Pointer, line_of
 from glyphrun.store import Claim, open_store
 from glyphrun.versions import (
+    Deployment,
     Document,
     Promotion,
     Readings,
@@ -42,7 +43,7 @@ from glyphrun.versions import (
     write_document,
 )
 
-RECORD, READINGS = "promotion.json", "readings.json"
+RECORD, READINGS, DEPLOYMENTS = "promotion.json", "readings.json", "deployments"
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,15 @@ class Registry:
         """All moves of the pointer, oldest first."""
         return self._pointer(name).history()
 
+    def note_deployment(self, name: str, deployment: Deployment) -> None:
+        """Keep that a server was given a version, and with which settings."""
+        claim = self._store.claim(f"{name}/claims/deployments", 1 + len(self._deployments(name)))
+        write_document(self._store, f"{name}/{DEPLOYMENTS}/{claim.number:08d}.json", deployment)
+
+    def deployments(self, name: str) -> list[Deployment]:
+        """What servers were given, oldest first."""
+        return [self._read(path, Deployment) for path in self._deployments(name)]
+
     def promotion(self, name: str, version: int) -> Promotion:
         """How a version came about."""
         return self._read(f"{name}/{self._version(name, version)}/{RECORD}", Promotion)
@@ -223,6 +233,9 @@ class Registry:
             if self._store.upload(bundle / file, f"{folder}/{file}") != digest:
                 raise RegistryError(f"{file} was changed while it was copied: promote the bundle again")
         self._store.write(f"{folder}/{SUMS}", sums.encode())
+
+    def _deployments(self, name: str) -> list[str]:
+        return [f"{name}/{DEPLOYMENTS}/{file}" for file in self._store.names(f"{name}/{DEPLOYMENTS}")]
 
     def _read(self, path: str, kind: type[Document]) -> Document:
         return read_document(self._store, path, kind, "restore it from a copy, or roll back to another version")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -50,6 +50,23 @@ class Readings(BaseModel):
     truths: tuple[str, ...]
     candidate: tuple[str, ...]
     champion: tuple[str, ...]
+
+
+class Deployment(BaseModel):
+    """That a running server was given a version. settings, options: what it serves it with, as the server knows them.
+
+    how: serve is what it was started with. share: percent of the items of a canary. replaced: the version that it had before.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: int
+    at: datetime
+    how: Literal["serve", "deploy", "canary", "shadow", "rollback"]
+    replaced: str | None = None
+    share: float | None = None
+    settings: dict[str, Any]
+    options: dict[str, Any]
 
 
 def write_document(store: Store, path: str, document: BaseModel) -> None:

@@ -23,17 +23,16 @@ from ray.serve.schema import LoggingConfig
 
 from glyphrun.device import Precision
 from glyphrun.target import LatencyBudget
-from glyphrun_serve.access import Access
+from glyphrun_serve.access import Access, Guard
 from glyphrun_serve.batching import Batching
-from glyphrun_serve.graph import Options, Resources, graph
+from glyphrun_serve.graph import GRACE_S, Options, Plant, Resources, challenger_graph, graph, model_card
 from glyphrun_serve.limits import Limits
+from glyphrun_serve.release_root import Terms
 from glyphrun_serve.sample_log import SampleLog
 from glyphrun_serve.schemas import ColdStart, Ready
 
 APPLICATION = "glyphrun"
 READY_WITHIN_S = 120.0
-# Serve's own deadline answers in plain text: it only cuts off what the routes' deadline did not.
-GRACE_S = 10.0
 
 
 def _adapter_name(name: str) -> str:
@@ -113,13 +112,16 @@ def build_app(settings: ServeSettings) -> serve.Application:
 
     Raises the errors of a bundle or adapter that cannot be read before anything is deployed.
     """
-    return application(settings, {})
+    return application(settings, None)
 
 
-def application(settings: ServeSettings, options: Options) -> serve.Application:
-    """The same with the options that a Serve config has for each of its deployments.
+def application(
+    settings: ServeSettings, options: Options | None, guard: Guard | None = None, *, in_place: bool = False
+) -> serve.Application:
+    """The same with the options that a Serve config has for each of its deployments, None where Serve itself has read them.
 
-    Raises DatasetError if the folder for samples holds something else.
+    guard: in place of what settings say of who may ask. in_place: its recognizers take the place of others that nobody asks
+    any more. Raises DatasetError if the folder for samples holds something else.
     """
     log_samples = settings.log_samples
     if log_samples is not None:
@@ -128,16 +130,37 @@ def application(settings: ServeSettings, options: Options) -> serve.Application:
         # The gateway's process works in another folder.
         log_samples = log_samples.model_copy(update={"folder": log_samples.folder.absolute()})
         claim_folder(log_samples.folder)
-    return graph(
-        settings.bundle.resolve(),
-        limits=settings.limits,
-        guard=settings.access.guard(),
-        batching=settings.batching,
-        precision=settings.precision,
-        resources=settings.resources,
-        options=options,
-        log_samples=log_samples,
-        adapters={name: folder.resolve() for name, folder in settings.adapters.items()},
+    settings = _absolute(settings.model_copy(update={"log_samples": log_samples}))
+    guard = guard or settings.access.guard()
+    terms = None if options is None else _terms(settings, options, guard)
+    plant = replace(_plant(settings, options or {}), surge=not in_place)
+    return graph(settings.bundle, plant, guard=guard, terms=terms, log_samples=log_samples)
+
+
+def challenger(settings: ServeSettings, options: Options, guard: Guard) -> serve.Application:
+    """The same without what takes requests, for the gateway of another release to ask."""
+    settings = _absolute(settings)
+    return challenger_graph(settings.bundle, _plant(settings, options), _terms(settings, options, guard))
+
+
+def _absolute(settings: ServeSettings) -> ServeSettings:
+    """Replicas work in other folders, and who replaces the release in yet another."""
+    adapters = {name: folder.resolve() for name, folder in settings.adapters.items()}
+    return settings.model_copy(update={"bundle": settings.bundle.resolve(), "adapters": adapters})
+
+
+def _terms(settings: ServeSettings, options: Options, guard: Guard) -> Terms:
+    return Terms(model_card(settings.bundle), guard, settings.model_dump(mode="json"), options)
+
+
+def _plant(settings: ServeSettings, options: Options) -> Plant:
+    return Plant(
+        settings.limits,
+        settings.batching,
+        settings.precision,
+        settings.resources,
+        options,
+        adapters=settings.adapters,
         adapter_bytes=int(settings.adapters_mb * 2**20),
     )
 

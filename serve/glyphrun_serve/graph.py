@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,14 @@ from glyphrun_serve.deployments import RecognizerReplica
 from glyphrun_serve.ingress import Ingress
 from glyphrun_serve.limits import Limits
 from glyphrun_serve.preprocess import Preprocess
+from glyphrun_serve.release_root import ReleaseRoot, Terms
 from glyphrun_serve.sample_log import SampleLog
 from glyphrun_serve.schemas import ModelCard
 from glyphrun_serve.served_model import Release
 
-GATEWAY, PREPROCESS, RECOGNIZER = "gateway", "preprocess", "recognizer"
+GATEWAY, PREPROCESS, RECOGNIZER, ROOT = "gateway", "preprocess", "recognizer", "release"
+# After the deadline of the routes, for what that did not cut off.
+GRACE_S = 10.0
 
 Options = Mapping[str, Mapping[str, Any]]
 
@@ -47,61 +50,85 @@ class Resources:
         return self.cpus / recognizers, self.gpus / recognizers
 
 
-def graph(
-    bundle: Path,
-    *,
-    limits: Limits,
-    guard: Guard,
-    batching: Batching,
-    precision: Precision | None,
-    resources: Resources,
-    options: Options,
-    log_samples: SampleLog | None = None,
-    adapters: Mapping[str, Path] = {},
-    adapter_bytes: int = 0,
-) -> serve.Application:
-    """The deployments of a bundle; options: those of Serve that differ from what is set here, by deployment.
+@dataclass(frozen=True)
+class Plant:
+    """What a bundle's replicas are made with.
 
-    adapters: folders of what is trained on the bundle, by the names that requests have for them; adapter_bytes: what a
-    replica may hold of them. Raises BundleError, AdapterError, and ValueError for options of a deployment that there is
-    not.
+    options: those of Serve that differ from what is set here, by deployment. surge: whether recognizers are up before those
+    whose place they take go, which needs room for both. adapters: folders of what is trained on the bundle, by the names
+    that requests have for them; adapter_bytes: what a replica may hold of them.
     """
+
+    limits: Limits
+    batching: Batching
+    precision: Precision | None
+    resources: Resources
+    options: Options
+    surge: bool = True
+    adapters: Mapping[str, Path] = field(default_factory=dict)
+    adapter_bytes: int = 0
+
+
+def graph(
+    bundle: Path, plant: Plant, *, guard: Guard, terms: Terms | None = None, log_samples: SampleLog | None = None
+) -> serve.Application:
+    """The deployments of a bundle behind a gateway. terms: what it tells whoever replaces the release.
+
+    Raises BundleError, AdapterError, and ValueError for options of a deployment that there is not.
+    """
+    gateway = _deployment(
+        serve.ingress()(Ingress), GATEWAY, plant, max_ongoing_requests=4096, ray_actor_options={"num_cpus": 0}
+    )
+    return gateway.bind(bound_release(bundle, plant), plant.limits, guard, log_samples, terms)
+
+
+def challenger_graph(bundle: Path, plant: Plant, terms: Terms) -> serve.Application:
+    """The same without a gateway, for that of another release to ask."""
+    # No request passes through the root, so it need not wait for any when it goes.
+    root = serve.deployment(name=ROOT, graceful_shutdown_wait_loop_s=0.1, ray_actor_options={"num_cpus": 0})(
+        ReleaseRoot
+    )
+    return root.bind(bound_release(bundle, plant), terms)
+
+
+def bound_release(bundle: Path, plant: Plant) -> Release:
+    """A release with applications in the places of handles, which Serve makes of them before a deployment has it."""
     manifest = read_manifest(bundle)
-    shelved = shelve(bundle, manifest, adapters, adapter_bytes)
+    shelved = shelve(bundle, manifest, plant.adapters, plant.adapter_bytes)
     parts = parts_of(bundle, manifest)
-    expect_deployments(options, deployments_of(parts, resources.preprocess))
+    resources, batching, limits = plant.resources, plant.batching, plant.limits
+    expect_deployments(plant.options, deployments_of(parts, resources.preprocess))
     processors = tuple(dict.fromkeys(part.processor for part in parts.values()))
     # Above it a request is refused in the one error shape, which Serve's own would not have.
     queued = max(16 * batching.most, 4 * limits.items)
     cpus, gpus = resources.each(len(parts))
-    # Applications here, which Serve makes handles before the gateway has them.
     recognizers: dict[str, Any] = {
         name: _deployment(
             RecognizerReplica,
             part.deployment,
-            options,
+            plant,
             num_replicas=resources.replicas,
             # Twice a batch, so that the next one fills while one is read.
             max_ongoing_requests=2 * batching.most,
             max_queued_requests=queued,
             ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
-        ).bind(part.folder, batching, precision, processors.index(part.processor), shelved, adapter_bytes)
+        ).bind(
+            part.folder, batching, plant.precision, processors.index(part.processor), shelved, plant.adapter_bytes
+        )
         for name, part in parts.items()
     }
-    # These two reserve nothing, so that the whole graph has room on one processor; t4.yaml says what they take on many.
+    # It and the gateway reserve nothing, so that the whole graph has room on one processor; t4.yaml says what they take on
+    # many.
     preprocess: Any = _deployment(
         Preprocess,
         PREPROCESS,
-        options,
+        plant,
         max_ongoing_requests=2 * batching.most,
         max_queued_requests=queued,
         ray_actor_options={"num_cpus": 0},
     ).bind(processors)
-    gateway = _deployment(
-        serve.ingress()(Ingress), GATEWAY, options, max_ongoing_requests=4096, ray_actor_options={"num_cpus": 0}
-    )
     card = model_card(bundle)
-    release = Release(
+    return Release(
         card,
         processors,
         recognizers,
@@ -109,7 +136,6 @@ def graph(
         jury_of(bundle, manifest),
         {name: adapted_card(card, name, adapter) for name, adapter in shelved.items()},
     )
-    return gateway.bind(release, limits, guard, log_samples)
 
 
 @dataclass(frozen=True)
@@ -187,9 +213,12 @@ def _part(deployment: str, folder: Path, manifest: BundleManifest) -> Part:
     return Part(deployment, folder, manifest.processor, manifest.decode.model_dump(mode="json"))
 
 
-def _deployment(shell: type, name: str, options: Options, **defaults: Any) -> serve.Deployment:
-    chosen = {**defaults, **options.get(name, {})}
+def _deployment(shell: type, name: str, plant: Plant, **defaults: Any) -> serve.Deployment:
+    chosen = {**defaults, **plant.options.get(name, {})}
     if chosen.get("autoscaling_config") is not None:
         chosen.pop("num_replicas", None)
-    # By default Serve stops a replica before the one that takes its place is up.
-    return serve.deployment(name=name, **{"max_surge_percent": 100, **chosen})(shell)
+    # By default Serve stops a replica before the one that takes its place is up, and before what it reads is answered.
+    lasting = {"max_surge_percent": 100, "graceful_shutdown_timeout_s": plant.limits.answer_s + GRACE_S}
+    if name.startswith(RECOGNIZER) and not plant.surge:
+        chosen["max_surge_percent"] = 0
+    return serve.deployment(name=name, **{**lasting, **chosen})(shell)

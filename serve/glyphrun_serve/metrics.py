@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -71,23 +71,31 @@ class Metrics:
 
     def watch_samples(self, outcomes: Mapping[str, int]) -> None:
         """Show what becomes of the requests that are worth a label; outcomes: counts that go on changing."""
-        self._registry.register(_Samples(outcomes))
+        name, help = "glyphrun_samples", "Requests worth a label by what became of them."
+        self._registry.register(
+            _Counted(name, help, ("outcome",), lambda: [((key,), n) for key, n in outcomes.items()])
+        )
+
+    def watch_releases(self, outcomes: Mapping[tuple[str, str, str], int]) -> None:
+        """Show what becomes of items by role, version and outcome; outcomes: counts that go on changing."""
+        name, help = "glyphrun_release_items", "Items read by the champion and by its challenger, by outcome."
+        self._registry.register(_Counted(name, help, ("role", "version", "outcome"), outcomes.items))
 
     def exposition(self) -> bytes:
         """The text that Prometheus reads."""
         return generate_latest(self._registry)
 
 
-class _Samples(Collector):
-    """Counts that are kept elsewhere, where a thread of its own changes them."""
+class _Counted(Collector):
+    """Counts that are kept elsewhere, where they go on changing."""
 
-    def __init__(self, outcomes: Mapping[str, int]) -> None:
-        self._outcomes = outcomes
+    def __init__(
+        self, name: str, help: str, labels: Sequence[str], counts: Callable[[], Iterable[tuple[tuple[str, ...], int]]]
+    ) -> None:
+        self._name, self._help, self._labels, self._counts = name, help, labels, counts
 
     def collect(self) -> Iterable[CounterMetricFamily]:
-        family = CounterMetricFamily(
-            "glyphrun_samples", "Requests worth a label by what became of them.", labels=["outcome"]
-        )
-        for outcome, count in self._outcomes.items():
-            family.add_metric([outcome], count)
+        family = CounterMetricFamily(self._name, self._help, labels=self._labels)
+        for values, count in list(self._counts()):
+            family.add_metric(values, count)
         yield family

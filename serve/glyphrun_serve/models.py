@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from glyphrun.encoded import Embedding
 from glyphrun.prediction import Prediction
 from glyphrun_serve.schemas import ColdStart, ModelCard
 
 NAMED = 8
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,14 @@ class Failed:
     message: str
 
 
+@dataclass(frozen=True)
+class ReadBy(Generic[Found]):
+    """What was found, and by which model, where that is settled only when an item is read."""
+
+    found: Found
+    card: ModelCard
+
+
 class Busy(Exception):
     """More requests are waiting than may wait."""
 
@@ -56,15 +66,22 @@ class UnknownModel(Exception):
 class Model(Protocol):
     """What reads: frames in, a reading out."""
 
-    card: ModelCard
+    @property
+    def card(self) -> ModelCard:
+        """What is told of it."""
 
     async def read(
         self, frames: Sequence[bytes], *, name: str, explain: bool
-    ) -> Prediction | Unreadable | Unanswered | Failed:
+    ) -> Prediction | ReadBy[Prediction] | Unreadable | Unanswered | Failed:
         """Raises Busy if no more requests may wait, Lost if replicas died over it again and again."""
 
-    async def embed(self, frames: Sequence[bytes], *, name: str) -> Embedding | Unreadable | Refused | Failed:
+    async def embed(
+        self, frames: Sequence[bytes], *, name: str
+    ) -> Embedding | ReadBy[Embedding] | Unreadable | Refused | Failed:
         """Raises Busy if no more requests may wait, Lost if replicas died over it again and again."""
+
+    async def ready(self) -> dict[str, ColdStart]:
+        """How long each part took to start; empty while there would be no answers."""
 
 
 class Models(Protocol):

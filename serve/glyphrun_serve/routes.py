@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -21,7 +21,18 @@ from glyphrun_serve.errors import RequestError, answer_errors_as_json
 from glyphrun_serve.idempotency import Idempotent, KeptAnswers
 from glyphrun_serve.limits import BodyLimit, Limits
 from glyphrun_serve.metrics import Metrics
-from glyphrun_serve.models import Busy, Failed, Lost, Model, Models, Refused, Unanswered, UnknownModel, Unreadable
+from glyphrun_serve.models import (
+    Busy,
+    Failed,
+    Lost,
+    Model,
+    Models,
+    ReadBy,
+    Refused,
+    Unanswered,
+    UnknownModel,
+    Unreadable,
+)
 from glyphrun_serve.observe import Log, Observed, log_to_stderr
 from glyphrun_serve.parameters import ModelName
 
@@ -60,10 +71,12 @@ def http_app(
     log: Log = log_to_stderr,
     named_outside: bool = False,
     samples: KeptSamples | None = None,
+    outcomes: Mapping[tuple[str, str, str], int] | None = None,
 ) -> FastAPI:
     """The routes over models. clock: seconds that never go back. named_outside: as ``Observed`` has it.
 
-    samples: where requests that are worth a label are kept.
+    samples: where requests that are worth a label are kept. outcomes: of items by role, version and outcome, which goes on
+    changing.
     """
     app = FastAPI(
         title="glyphrun",
@@ -77,6 +90,8 @@ def http_app(
     metrics = Metrics()
     if samples is not None:
         metrics.watch_samples(samples.outcomes)
+    if outcomes is not None:
+        metrics.watch_releases(outcomes)
     # The last one added is the outermost: what is refused is seen, and is refused before its body is taken.
     app.add_middleware(Idempotent, kept=KeptAnswers(clock), paths=ANSWERED_ONCE)
     app.add_middleware(BodyLimit, limits=limits, larger={video.PATH: limits.clip_bytes})
@@ -91,8 +106,11 @@ def http_app(
             raise RequestError(404, "unknown_model", str(error)) from error
 
     async def within_limits(
-        answer: Awaitable[Found | Unreadable | Refused | Unanswered | Failed], item: int | None = None
-    ) -> Found:
+        model: Model,
+        answer: Awaitable[Found | ReadBy[Found] | Unreadable | Refused | Unanswered | Failed],
+        item: int | None = None,
+    ) -> tuple[Found, wire.ModelIdentity]:
+        """The answer, and who gave it."""
         try:
             async with asyncio.timeout(limits.answer_s):
                 found = await answer
@@ -117,16 +135,17 @@ def http_app(
         if isinstance(found, Failed):
             message = f"The model failed on this item alone ({found.message}); send it to whoever runs the server."
             raise RequestError(500, "model_failed", message, item=item)
-        return found
+        if isinstance(found, ReadBy):
+            return found.found, found.card.identity()
+        return found, model.card.identity()
 
     async def read(
         model: Model, frames: Sequence[bytes], name: str, explain: bool, item: int | None = None
     ) -> wire.Answer:
         started = perf_counter()
         with metrics.waiting():
-            found = await within_limits(model.read(frames, name=name, explain=explain), item)
+            found, identity = await within_limits(model, model.read(frames, name=name, explain=explain), item)
         metrics.read(found)
-        identity = model.card.identity()
         if samples is not None:
             samples.offer(frames, found, identity)
         return wire.answer(found, identity, (perf_counter() - started) * 1e3)
@@ -152,11 +171,11 @@ def http_app(
         """The encoder's features of one still image or one tracklet: pooled, and for each patch of each frame."""
         asked = chosen(model)
         data, name = await uploaded(frames)
-        found = await within_limits(asked.embed(data, name=name))
+        found, identity = await within_limits(asked, asked.embed(data, name=name))
         return wire.EmbedAnswer(
             pooled=found.pooled.tolist(),
             frames=[patches.tolist() for patches in found.frames],
-            model=asked.card.identity(),
+            model=identity,
         )
 
     @app.post("/v1/recognize/batch", responses=ERRORS, tags=["recognize"])

@@ -74,6 +74,10 @@ class ModelCard(BaseModel):
     decode: dict[str, Any] = {}
     metrics: dict[str, Any]
     provenance: dict[str, str]
+    role: str | None = Field(
+        default=None,
+        description="While two releases are served: champion, which answers who asks for no version, or challenger.",
+    )
 
     def identity(self) -> ModelIdentity:
         return ModelIdentity.model_validate(

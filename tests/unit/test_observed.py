@@ -20,6 +20,7 @@ from glyphrun.prediction import Prediction
 from glyphrun_serve.limits import Limits
 from glyphrun_serve.observe import log_to_stderr
 from glyphrun_serve.routes import http_app
+from glyphrun_serve.traffic import Traffic
 from local_app import Alone, EngineReader, served
 from serving import assert_refused, picture, save_untrained, upload
 
@@ -34,8 +35,9 @@ def log() -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory, log: list[dict[str, Any]]) -> Iterator[httpx.Client]:
     engine = load_engine(save_untrained(tmp_path_factory.mktemp("bundles") / "untrained"), precision="float32")
+    traffic = Traffic(EngineReader(engine), answer_s=30)
     with (
-        served(http_app(EngineReader(engine), Limits(), log=log.append)) as url,
+        served(http_app(traffic, Limits(), log=log.append, outcomes=traffic.outcomes)) as url,
         httpx.Client(base_url=url, trust_env=False) as client,
     ):
         yield client
@@ -164,7 +166,10 @@ def test_abstentions_failed_members_and_bugs_are_counted_and_a_bug_is_told_to_th
 
 def test_the_dashboard_asks_for_metrics_that_there_are(client: httpx.Client) -> None:
     client.post("/v1/recognize", files=upload(picture(1)))
-    there = {name.split("{")[0] for name in scraped(client)} | {"glyphrun_member_answers_total"}
+    there = {name.split("{")[0] for name in scraped(client)} | {
+        "glyphrun_member_answers_total",  # of an ensemble
+        "glyphrun_samples_total",  # where samples are kept
+    }
     dashboard = json.loads(GRAFANA.read_text(encoding="utf-8"))
     asked = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
     named = {name for expression in asked for name in re.findall(r"glyphrun_\w+", expression)}

@@ -15,6 +15,7 @@ from glyphrun.cli import (
     reading,
     recognizers,
     registry,
+    releases,
     runs,
     serving,
 )
@@ -37,5 +38,6 @@ app.add_typer(language.lexicon, name="lexicon")
 app.add_typer(recognizers.app)
 app.add_typer(promotion.app)
 app.add_typer(registry.app)
+app.add_typer(releases.app)
 app.add_typer(serving.app)
 app.add_typer(access.app)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -67,25 +66,6 @@ def models(as_json: JsonOption = False, registry: RegistryOption = REGISTRY) -> 
             console.print(table)
         if broken:
             raise RegistryError("\n".join(broken))
-
-
-@app.command()
-def rollback(
-    name: Annotated[str, typer.Argument(help="Name in the registry.")],
-    to: Annotated[
-        int | None, typer.Option(help="Version; the one that was current before by default.", show_default=False)
-    ] = None,
-    registry: RegistryOption = REGISTRY,
-) -> None:
-    """Make an earlier version of a name current again. No version is removed.
-
-    Example: [bold]glyphrun rollback shirt-numbers --to 2[/]
-    """
-    from glyphrun.registry import Registry
-
-    with plain_errors():
-        model = Registry(registry).rollback(name, at=datetime.now(UTC), to=to)
-    console.print(f"{name} version {model.version}: {model.place}", soft_wrap=True)
 
 
 @app.command()
@@ -182,6 +162,7 @@ def serve(
 
     from glyphrun.cluster import gpus, wait_for_interrupt
     from glyphrun.registry import Registry
+    from glyphrun_serve.announced import announced
     from glyphrun_serve.app import ServeSettings, run
     from glyphrun_serve.config_check import ServeConfig, read_config
     from glyphrun_serve.sample_log import SampleLog
@@ -200,7 +181,11 @@ def serve(
             adapters = settings.adapters | dict(map(_named_folder, adapter))
             settings = ServeSettings.model_validate({**dict(settings), "adapters": adapters})  # checks the names
         host, port = host or chosen.host, chosen.port if port is None else port
-    with plain_errors(), run(settings, host=host, port=port, options=chosen.options) as server:
+    with (
+        plain_errors(),
+        run(settings, host=host, port=port, options=chosen.options) as server,
+        announced(server, bundle),
+    ):
         console.print(f"{server.url}/  (Ctrl-C stops)", soft_wrap=True)
         for name, start in server.started.items():
             parts = {"imports": start.import_ms, "load": start.load_ms, "warm-up": start.warm_up_ms}

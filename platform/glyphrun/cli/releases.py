@@ -1,0 +1,305 @@
+"""Verbs of a running server: give it another version, try one on a share of its traffic, go back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.live import Live
+from rich.table import Table
+
+from glyphrun.cli.options import REGISTRY, RegistryOption, console, plain_errors
+
+if TYPE_CHECKING:
+    from glyphrun.registry import Registry
+    from glyphrun_serve.comparison import Comparison, Tally
+    from glyphrun_serve.release_board import Status
+    from glyphrun_serve.releasing import Running
+    from glyphrun_serve.verdict import Bounds
+
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Address of the Ray that serves; else RAY_ADDRESS, or that of `glyphrun serve` on this machine.",
+        show_default=False,
+    ),
+]
+
+# What a server was given to answer everything with.
+WHOLE = ("serve", "deploy", "rollback")
+
+app = typer.Typer()
+
+
+@app.command()
+def deploy(
+    model: Annotated[str, typer.Argument(help="NAME for its current version, or NAME@VERSION.")],
+    canary: Annotated[
+        float | None,
+        typer.Option(help="Try it on so many percent of the traffic.", min=0.1, max=99, show_default=False),
+    ] = None,
+    shadow: Annotated[
+        bool,
+        typer.Option("--shadow", help="Have it read a copy of the traffic; its answers are compared, not returned."),
+    ] = False,
+    address: AddressOption = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="Serve config with whose settings it is served; else those that the server runs with. Who may ask is not "
+            "changed.",
+            show_default=False,
+        ),
+    ] = None,
+    watch: Annotated[bool, typer.Option(help="Show how a canary or shadow compares until it ends or Ctrl-C.")] = True,
+    seconds: Annotated[
+        float | None, typer.Option("--for", help="Watch for so many seconds.", min=0, show_default=False)
+    ] = None,
+    errors: Annotated[
+        float, typer.Option(help="A canary ends by itself if this much more of its items fail.", min=0, max=0.99)
+    ] = 0.01,
+    latency_ms: Annotated[float, typer.Option(help="Its 95th percentile may be up to this,", min=0.1)] = 100.0,
+    slower: Annotated[float, typer.Option(help="or this many times the champion's.", min=1)] = 1.5,
+    least: Annotated[int, typer.Option(help="Answers of each before latency is judged.", min=1)] = 50,
+    history: Annotated[bool, typer.Option("--history", help="Show what servers of it were given, and end.")] = False,
+    registry: RegistryOption = REGISTRY,
+) -> None:
+    """Give a running server a version of the registry. No request fails meanwhile.
+
+    The version starts beside the one that is served and takes its place once it is warm. With --canary or --shadow it stays
+    beside it and both are compared; it is given up by itself, with exit code 1, when it fails more often or is slower than
+    the bounds allow. Deploy the same version again to keep it, or the champion's to end it.
+
+    Example: [bold]glyphrun deploy shirt-numbers@3 --canary 10[/], then [bold]glyphrun deploy shirt-numbers@3[/]
+    """
+    from glyphrun.registry import Registry
+    from glyphrun.versions import RegistryError
+
+    with plain_errors():
+        known = Registry(registry)
+        name, _, wanted = model.partition("@")
+        current = known.model(name).version
+        bundle = known.resolve(f"{name}@{wanted or current}")
+        if history:
+            _show_history(known, name)
+            return
+        if canary is not None and shadow:
+            raise RegistryError("--canary and --shadow exclude each other: name one")
+
+        from glyphrun_serve import releasing
+        from glyphrun_serve.announced import ray_of
+        from glyphrun_serve.app import ServeError
+        from glyphrun_serve.config_check import read_config
+        from glyphrun_serve.verdict import Bounds
+
+        bounds = Bounds(errors=errors, latency_ms=latency_ms, slower=slower, least=least)
+        ray = ray_of(name, address)
+        if ray is None:
+            raise ServeError(
+                f"No server of {name} runs on this machine; start one, or name the Ray of one with --address"
+            )
+        chosen = None if config is None else read_config(config, bundle)
+        with releasing.connected(ray):
+            server = releasing.running(None if chosen is None else (chosen.settings, chosen.options))
+            _expect_name(server, name, ray)
+            version = int(wanted or current)
+            if canary is None and not shadow:
+                _replace(known, server, bundle, version, "deploy", afresh=config is not None)
+                return
+            if str(version) == server.version:
+                raise ServeError(f"Version {version} of {name} is what the server answers with: name another")
+            how, share = ("shadow", 0.0) if canary is None else ("canary", canary)
+            board = releasing.begin(server, bundle, how, share, bounds, _say, afresh=config is not None)  # type: ignore[arg-type]
+            settings = server.settings.model_dump(mode="json")
+            _note(known, name, version, how, settings, server.options, share=canary, replaced=server.version)
+            if watch:
+                _watch(board, server, version, bounds, seconds)
+            else:
+                _say(_advice(server, version))
+
+
+@app.command()
+def rollback(
+    name: Annotated[str, typer.Argument(help="Name in the registry.")],
+    to: Annotated[
+        int | None, typer.Option(help="Version; the one that was current before by default.", show_default=False)
+    ] = None,
+    address: AddressOption = None,
+    server: Annotated[bool, typer.Option(help="Have the server that runs follow.")] = True,
+    registry: RegistryOption = REGISTRY,
+) -> None:
+    """Make an earlier version of a name current again. No version is removed.
+
+    A server of this name that `glyphrun serve` runs on this machine, or that is reached by RAY_ADDRESS or --address, is given
+    that version too, with the settings that it was last deployed with. A canary or shadow is ended first. No request fails.
+
+    Example: [bold]glyphrun rollback shirt-numbers --to 2[/]
+    """
+    from glyphrun.registry import Registry
+
+    with plain_errors():
+        known = Registry(registry)
+        model = known.rollback(name, at=datetime.now(UTC), to=to)
+        console.print(f"{name} version {model.version}: {model.place}", soft_wrap=True)
+        if server:
+            _roll_back_server(known, name, model.version, address)
+
+
+def _roll_back_server(known: Registry, name: str, version: int, address: str | None) -> None:
+    from glyphrun_serve.announced import ray_of
+
+    ray = ray_of(name, address)
+    if ray is None:
+        return
+    from glyphrun_serve import releasing
+    from glyphrun_serve.app import ServeError, ServeSettings
+
+    bundle = known.resolve(f"{name}@{version}")
+    with releasing.connected(ray):
+        try:
+            kept = [said for said in known.deployments(name) if said.version == version and said.how in WHOLE]
+            chosen = (ServeSettings.model_validate(kept[-1].settings), kept[-1].options) if kept else None
+            running = releasing.running(chosen)
+            _expect_name(running, name, ray)
+            if address is None:
+                _expect_registry(running, known)
+        except ServeError as error:
+            if address is not None:
+                raise
+            _say(f"No server was changed: {error}")
+            return
+        releasing.end(running, _say)
+        _replace(known, running, bundle, version, "rollback", afresh=True)
+
+
+def _replace(known: Registry, server: Running, bundle: Path, version: int, how: str, *, afresh: bool) -> None:
+    from glyphrun_serve import releasing
+
+    if str(version) == server.version and (how == "rollback" or not afresh):
+        ended = releasing.end(server, _say)
+        _say(f"The server answers with version {version}{' alone' if ended else ' already'}")
+        return
+    before = server.terms
+    if before.settings is not None and str(version) != before.card.version:
+        known_versions = {str(said.version) for said in known.deployments(server.name) if said.how in WHOLE}
+        if before.card.version not in known_versions:
+            _note(known, server.name, int(before.card.version), "serve", before.settings, before.options)
+    server = releasing.replace(server, bundle, _say, afresh=afresh)
+    settings = server.settings.model_dump(mode="json")
+    _note(known, server.name, version, how, settings, server.options, replaced=before.card.version)
+    _say(f"The server answers with version {version} in place of {before.card.version}")
+
+
+def _note(
+    known: Registry,
+    name: str,
+    version: int,
+    how: str,
+    settings: Mapping[str, Any],
+    options: Mapping[str, Mapping[str, Any]],
+    **rest: Any,
+) -> None:
+    from glyphrun.versions import Deployment
+
+    said = {
+        "version": version,
+        "at": datetime.now(UTC),
+        "how": how,
+        "settings": settings,
+        "options": {deployment: dict(chosen) for deployment, chosen in options.items()},
+        **rest,
+    }
+    known.note_deployment(name, Deployment.model_validate(said))
+
+
+def _watch(board: Any, server: Running, version: int, bounds: Bounds, seconds: float | None) -> None:
+    from glyphrun_serve import releasing
+
+    last: Status | None = None
+    try:
+        with Live(console=console, auto_refresh=False, transient=not console.is_terminal) as live:
+            for last in releasing.watch(board, seconds):
+                live.update(_compared(last.seen, server.version, str(version)), refresh=console.is_terminal)
+    except KeyboardInterrupt:
+        pass
+    if last is None:
+        return
+    if not console.is_terminal:
+        console.print(_compared(last.seen, server.version, str(version)))
+    if last.ended is not None:
+        from glyphrun_serve.app import ServeError
+
+        releasing.end(server, lambda _: None)
+        raise ServeError(f"Version {version} was given up: {last.ended.reason}")
+    _say(_advice(server, version))
+
+
+def _advice(server: Running, version: int) -> str:
+    keep, drop = (f"`glyphrun deploy {server.name}@{number}`" for number in (version, server.version))
+    return f"Version {version} goes on beside version {server.version}: {keep} keeps it, {drop} ends it."
+
+
+def _compared(seen: Comparison, champion: str, challenger: str) -> Table:
+    table = Table("", f"version {champion}", f"version {challenger}")
+    rows = [
+        ("items", *(f"{tally.items:,}" for tally in (seen.champion, seen.challenger))),
+        ("failures", *(f"{tally.failed:,}" for tally in (seen.champion, seen.challenger))),
+        ("p50, ms", *(_ms(tally, 50) for tally in (seen.champion, seen.challenger))),
+        ("p95, ms", *(_ms(tally, 95) for tally in (seen.champion, seen.challenger))),
+        ("abstained", *(f"{tally.abstained:,}" for tally in (seen.champion, seen.challenger))),
+        ("confidence", *(_share(tally.mean_confidence) for tally in (seen.champion, seen.challenger))),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    if seen.agreement is not None or seen.skipped:
+        table.add_row("read alike", "", f"{_share(seen.agreement)} of {seen.agreed + seen.differed:,}")
+        table.add_row("skipped", "", f"{seen.skipped:,}")
+    return table
+
+
+def _ms(tally: Tally, percent: float) -> str:
+    found = tally.percentile(percent)
+    return "–" if found is None else f"{found:.0f}"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _show_history(known: Registry, name: str) -> None:
+    table = Table("at", "version", "how", "in place of")
+    for said in known.deployments(name):
+        how = f"{said.how} {said.share:g} %" if said.share is not None else said.how
+        table.add_row(f"{said.at:%Y-%m-%d %H:%M:%S}", str(said.version), how, said.replaced or "")
+    console.print(table)
+
+
+def _expect_name(server: Running, name: str, ray: str) -> None:
+    from glyphrun_serve.app import ServeError
+
+    if server.name != name:
+        raise ServeError(
+            f"The server of the Ray at {ray} serves {server.name}, not {name}: start one of {name} instead"
+        )
+
+
+def _expect_registry(server: Running, known: Registry) -> None:
+    """A server that nobody has named may be of another registry that has this name too."""
+    from glyphrun.versions import RegistryError
+    from glyphrun_serve.app import ServeError
+
+    try:
+        ours = known.resolve(f"{server.name}@{server.version}").resolve()
+    except RegistryError:
+        ours = None
+    if ours != server.settings.bundle:
+        raise ServeError(
+            f"what runs on this machine is served from {server.settings.bundle}; name its Ray with --address"
+        )
+
+
+def _say(what: str) -> None:
+    console.print(what, soft_wrap=True, highlight=False)

@@ -1,0 +1,84 @@
+"""Servers that `glyphrun serve` runs on this machine, so that another process finds the Ray of each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+import ray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from glyphrun.bundle import parse_manifest
+from glyphrun.store import cache_home
+from glyphrun_serve.app import ServeError, Server
+
+FOLDER = "servers"
+
+
+class Announcement(BaseModel):
+    """address: of its Ray; process: the id of the one that ends it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    name: str
+    url: str
+    address: str
+    process: int
+
+
+@contextmanager
+def announced(server: Server, bundle: Path, home: Path | None = None) -> Iterator[None]:
+    """Let others find a server as long as it runs. home: $GLYPHRUN_CACHE or ~/.cache/glyphrun if it is None."""
+    process = os.getpid()
+    address = ray.get_runtime_context().gcs_address
+    said = Announcement(name=parse_manifest(bundle).name, url=server.url, address=address, process=process)
+    folder = (home or cache_home()) / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    file, aside = folder / f"{process}.json", folder / f".{process}.{uuid4().hex}.part"
+    aside.write_text(said.model_dump_json(), encoding="utf-8")
+    os.replace(aside, file)
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def servers(home: Path | None = None) -> list[Announcement]:
+    """Those that run; what a process that was killed has left is removed."""
+    found = []
+    for file in sorted(((home or cache_home()) / FOLDER).glob("*.json")):
+        with suppress(OSError, ValidationError):  # its server has just ended
+            said = Announcement.model_validate_json(file.read_bytes())
+            if _runs(said.process):
+                found.append(said)
+            else:
+                file.unlink(missing_ok=True)
+    return found
+
+
+def ray_of(name: str, address: str | None) -> str | None:
+    """Where the Ray is that serves a name: as given, as RAY_ADDRESS says, or that of the one server on this machine.
+
+    None if no server of this name runs here. Raises ServeError if there are several.
+    """
+    given = address or os.environ.get("RAY_ADDRESS")
+    if given:
+        return given
+    found = [server for server in servers() if server.name == name]
+    if len(found) > 1:
+        known = ", ".join(f"{server.address} ({server.url})" for server in found)
+        raise ServeError(f"Several servers of {name} run on this machine; name the Ray of one with --address: {known}")
+    return found[0].address if found else None
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

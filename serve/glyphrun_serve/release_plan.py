@@ -1,0 +1,51 @@
+"""What gateways are told of a release under way, and what they tell of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from glyphrun_serve.comparison import Comparison
+
+Mode = Literal["canary", "shadow", "all"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which application holds the challenger, a version, and what it is asked.
+
+    canary: so many percent of the items that ask for no version; its failures are answered by the champion. shadow: a copy
+    of each item, in the background. all: everything, while the champion is replaced.
+    """
+
+    application: str
+    version: str
+    mode: Mode
+    percent: float = 0.0
+
+
+@dataclass(frozen=True)
+class Table:
+    """The last word of the board. Its first words are number 0: there is no plan, or none that it still knows of."""
+
+    revision: int = 0
+    plan: Plan | None = None
+
+
+@dataclass(frozen=True)
+class News:
+    """From a gateway: which table it follows, what it saw since its last news, and items that champion and challenger have."""
+
+    gateway: str
+    revision: int
+    seen: Comparison
+    champion_busy: int = 0
+    challenger_busy: int = 0
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A plan that was given up, and why."""
+
+    plan: Plan
+    reason: str

@@ -1,0 +1,294 @@
+"""How a running server is given another version: beside the one it has at first, then in its place. No request fails."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from dataclasses import replace as replaced
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any, Literal
+from uuid import uuid4
+
+import ray
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+from ray.serve.schema import ApplicationStatus, LoggingConfig
+
+from glyphrun.bundle import parse_manifest
+from glyphrun_serve.app import APPLICATION, ServeError, ServeSettings, application, challenger
+from glyphrun_serve.board_actor import board_for_release, known_board
+from glyphrun_serve.graph import GATEWAY, GRACE_S, RECOGNIZER, Options
+from glyphrun_serve.release_board import Status
+from glyphrun_serve.release_plan import Mode, Plan, Table
+from glyphrun_serve.release_root import Terms
+from glyphrun_serve.verdict import Bounds
+
+START_WITHIN_S = 300.0
+CALL_S = 10.0
+LOOK_S = 0.25
+QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server, and what it serves a model with."""
+
+    terms: Terms
+    settings: ServeSettings
+    options: Options
+
+    @property
+    def name(self) -> str:
+        return self.terms.card.name
+
+    @property
+    def version(self) -> str:
+        return self.terms.card.version
+
+
+@contextmanager
+def connected(address: str) -> Iterator[None]:
+    """With a Ray, that of this process if it has one. Raises ServeError if there is none at the address."""
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RayError, RuntimeError, ValueError) as error:
+        raise ServeError(f"There is no Ray at {address} to be reached: {error}") from None
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def running(chosen: tuple[ServeSettings, Options] | None = None) -> Running:
+    """The server of this Ray. chosen: settings and options in place of those that it was started with.
+
+    Raises ServeError if there is none, or if nobody knows what it was started with.
+    """
+    try:
+        terms = _terms(APPLICATION)
+    except (RayServeException, TimeoutError) as error:
+        raise ServeError(f"No server answers on this Ray: start one with `glyphrun serve NAME` ({error})") from None
+    if chosen is not None:
+        return Running(terms, *chosen)
+    if terms.settings is None:
+        raise ServeError(
+            "The server was started by a Serve config, which only that file still knows: give it as --config"
+        )
+    return Running(terms, ServeSettings.model_validate(terms.settings), terms.options)
+
+
+def under_way() -> Plan | None:
+    """The release that has begun and not ended."""
+    board = known_board()
+    return _status(board).table.plan if board is not None else None
+
+
+def begin(
+    server: Running, bundle: Path, mode: Mode, percent: float, bounds: Bounds, say: Say, *, afresh: bool = False
+) -> Any:
+    """A canary or a shadow of a bundle beside the champion; the board that compares them.
+
+    One of this version that is under way goes on as what is wanted now, unless afresh. Raises ServeError if the bundle does
+    not get ready; of it nothing is left then, and the champion has not noticed.
+    """
+    version, plan = _version(bundle), under_way()
+    if afresh or plan is None or plan.version != version:
+        end(server, say)
+        name = _start_beside(server, bundle, say)
+    else:
+        name = plan.application
+    board = board_for_release()
+    _post(board, Plan(name, version, mode, percent), server, bounds=bounds)
+    return board
+
+
+def end(server: Running, say: Say) -> bool:
+    """End the canary or the shadow that is under way, if any: the champion alone reads. Says whether there was one."""
+    board, left = known_board(), _beside()
+    if board is not None:
+        plan = _status(board).table.plan
+        if plan is not None:
+            say(f"Ending the {plan.mode} of version {plan.version}" if plan.mode != "all" else "Ending a release")
+        _post(board, None, server, idle="challenger")
+        ray.kill(board)
+    for name in left:
+        serve.delete(name)
+    return bool(left)
+
+
+def replace(server: Running, bundle: Path, say: Say, *, afresh: bool = False) -> Running:
+    """Serve a bundle in the place of the champion; a canary or shadow of it is taken with its settings, unless afresh.
+
+    What it is served with since. While the champion's replicas change, all items go to those beside them, so that no answer is of two versions. Raises
+    ServeError if the bundle does not get ready; the champion has not noticed then.
+    """
+    version = _version(bundle)
+    plan = under_way()
+    if not afresh and plan is not None and plan.version == version and _wide_enough(plan.application, server):
+        name, terms = plan.application, _terms(plan.application)
+        server = Running(server.terms, ServeSettings.model_validate(terms.settings), terms.options)
+    else:
+        end(server, say)
+        name = _start_beside(server, bundle, say, like_champion=True)
+    board = board_for_release()
+    plan = Plan(name, version, "all")
+    table = _post(board, plan, server, idle="champion")
+    say(f"Version {version} answers; its replicas take the place of version {server.version}'s")
+    server = replaced(server, settings=server.settings.model_copy(update={"bundle": bundle}))
+    _deploy(APPLICATION, application(server.settings, server.options, server.terms.guard, in_place=True), "/")
+
+    def hold() -> None:
+        nonlocal table
+        if _status(board).table != table:  # a board that died has forgotten it
+            table = ray.get(board.post.remote(plan, Bounds()))
+
+    try:
+        _await_running(APPLICATION, hold)
+    except ServeError as error:
+        message = (
+            f"Version {version} answers, but its replicas did not get ready in the place of the champion's: {error}"
+        )
+        raise ServeError(f"{message}. Deploy it again, or roll back") from error
+    end(server, lambda _: None)
+    return server
+
+
+def watch(board: Any, for_s: float | None = None) -> Iterator[Status]:
+    """What is seen of a release, twice a second, until it has ended or for some seconds."""
+    until = monotonic() + for_s if for_s is not None else None
+    while True:
+        status = _status(board)
+        yield status
+        if status.table.plan is None or (until is not None and monotonic() >= until):
+            return
+        sleep(2 * LOOK_S)
+
+
+def _start_beside(server: Running, bundle: Path, say: Say, like_champion: bool = False) -> str:
+    """The application that a bundle is ready in. like_champion: with as many replicas as that has grown to."""
+    version = _version(bundle)
+    # No two ever share a name, so that no gateway can take one for another that it knew.
+    name = f"{APPLICATION}-{server.name}-{version}-{uuid4().hex[:8]}"
+    options = {deployment: chosen for deployment, chosen in server.options.items() if deployment != GATEWAY}
+    if like_champion:
+        options = {
+            **options,
+            **{
+                deployment: _grown(options.get(deployment, {}), count)
+                for deployment, count in _replicas(APPLICATION).items()
+                if options.get(deployment, {}).get("autoscaling_config")
+            },
+        }
+    settings = server.settings.model_copy(update={"bundle": bundle})
+    graph = challenger(settings, options, server.terms.guard)
+    say(f"Starting version {version} beside version {server.version}")
+    try:
+        _deploy(name, graph, None)
+        _await_running(name)
+    except BaseException:
+        serve.delete(name)
+        raise
+    return name
+
+
+def _deploy(name: str, graph: serve.Application, route: str | None) -> None:
+    target = serve.RunTarget(graph, name=name, route_prefix=route, logging_config=QUIET)
+    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+
+def _await_running(name: str, look: Callable[[], None] = lambda: None) -> None:
+    until = monotonic() + START_WITHIN_S
+    while True:
+        look()
+        found = serve.status().applications.get(name)
+        status = found.status if found else None
+        if status == ApplicationStatus.RUNNING:
+            return
+        if status == ApplicationStatus.DEPLOY_FAILED or monotonic() > until:
+            parts = found.deployments.items() if found else ()
+            said = "; ".join(f"{part}: {state.message.strip()}" for part, state in parts if state.message)
+            raise ServeError(f"{name} did not get ready: {said or 'nobody knows why'}")
+        sleep(LOOK_S)
+
+
+def _post(
+    board: Any,
+    plan: Plan | None,
+    server: Running,
+    *,
+    bounds: Bounds = Bounds(),
+    idle: Literal["champion", "challenger"] | None = None,
+) -> Table:
+    """Tell all gateways, and return when they follow and the one that is not asked any more has answered what it had."""
+    table: Table = ray.get(board.post.remote(plan, bounds))
+    until = monotonic() + server.settings.limits.answer_s + GRACE_S
+    while True:
+        status = _status(board)
+        if status.table.revision != table.revision:
+            why = f": {status.ended.reason}" if status.ended else ""
+            raise ServeError(f"The release was ended by another hand before it had begun{why}")
+        there = _replicas(APPLICATION).get(GATEWAY, 0)
+        if len(status.gateways) >= there and all(
+            news.revision == table.revision
+            and not (idle == "champion" and news.champion_busy)
+            and not (idle == "challenger" and news.challenger_busy)
+            for news in status.gateways
+        ):
+            return table
+        if monotonic() > until:
+            following = sum(news.revision == table.revision for news in status.gateways)
+            raise ServeError(f"Only {following} of {there} gateways follow the release: look at the log of the server")
+        sleep(LOOK_S)
+
+
+def _status(board: Any) -> Status:
+    try:
+        return ray.get(board.status.remote(), timeout=CALL_S)
+    except RayError as error:
+        raise ServeError(f"The release cannot be followed: {error}") from error
+
+
+def _terms(name: str) -> Terms:
+    return serve.get_app_handle(name).terms.remote().result(timeout_s=CALL_S)
+
+
+def _version(bundle: Path) -> str:
+    return str(parse_manifest(bundle).version)
+
+
+def _beside() -> list[str]:
+    """The applications of challengers."""
+    return [name for name in serve.status().applications if name.startswith(f"{APPLICATION}-")]
+
+
+def _replicas(name: str) -> dict[str, int]:
+    """How many of each deployment run."""
+    found = serve.status().applications.get(name)
+    if found is None:
+        return {}
+    return {
+        part: sum(count for kind, count in state.replica_states.items() if kind == "RUNNING")
+        for part, state in found.deployments.items()
+    }
+
+
+def _wide_enough(name: str, server: Running) -> bool:
+    """Whether a challenger that read a few items can read all of them."""
+    there, wanted = _replicas(name), _replicas(APPLICATION)
+    return all(there.get(part, count) >= count for part, count in wanted.items() if part.startswith(RECOGNIZER))
+
+
+def _grown(chosen: Mapping[str, Any], count: int) -> dict[str, Any]:
+    scaling = dict(chosen["autoscaling_config"])
+    least = max(scaling.get("min_replicas", 1), min(count, scaling.get("max_replicas", count)))
+    return {**chosen, "autoscaling_config": {**scaling, "min_replicas": least, "initial_replicas": least}}
