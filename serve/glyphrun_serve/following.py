@@ -61,7 +61,10 @@ class Follower:
                 logger.warning("The challenger %s cannot be asked: %s", table.plan.application, error)
                 return
             self._met = table.plan.application
-        traffic.follow(table.plan, *(self._challenger or [None]))
+        if self._challenger:
+            traffic.follow(table.plan, *self._challenger)
+        else:
+            traffic.follow(None, None)
         self._table = table
 
     async def follow(self) -> NoReturn:

@@ -112,9 +112,7 @@ def bound_release(bundle: Path, plant: Plant) -> Release:
             max_ongoing_requests=2 * batching.most,
             max_queued_requests=queued,
             ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
-        ).bind(
-            part.folder, batching, plant.precision, processors.index(part.processor), shelved, plant.adapter_bytes
-        )
+        ).bind(part.folder, batching, plant.precision, processors.index(part.processor), shelved, plant.adapter_bytes)
         for name, part in parts.items()
     }
     # It and the gateway reserve nothing, so that the whole graph has room on one processor; t4.yaml says what they take on

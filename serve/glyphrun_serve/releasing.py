@@ -112,13 +112,20 @@ def begin(
     return board
 
 
+def settled() -> bool:
+    """Whether the champion's replicas are all of one version and answer."""
+    return serve.status().applications[APPLICATION].status == ApplicationStatus.RUNNING
+
+
 def end(server: Running, say: Say) -> bool:
-    """End the canary or the shadow that is under way, if any: the champion alone reads. Says whether there was one."""
+    """End the release that is under way, if any: the champion alone reads. Says whether there was one."""
     board, left = known_board(), _beside()
     if board is not None:
         plan = _status(board).table.plan
-        if plan is not None:
-            say(f"Ending the {plan.mode} of version {plan.version}" if plan.mode != "all" else "Ending a release")
+        if plan is not None and plan.mode == "all":  # its replacement broke off, perhaps half done
+            _await_running(APPLICATION)
+        elif plan is not None:
+            say(f"Ending the {plan.mode} of version {plan.version}")
         _post(board, None, server, idle="challenger")
         ray.kill(board)
     for name in left:
@@ -138,7 +145,8 @@ def replace(server: Running, bundle: Path, say: Say, *, afresh: bool = False) ->
         name, terms = plan.application, _terms(plan.application)
         server = Running(server.terms, ServeSettings.model_validate(terms.settings), terms.options)
     else:
-        end(server, say)
+        if plan is None or plan.mode != "all":  # else what was replacing the champion reads on until this one does
+            end(server, say)
         name = _start_beside(server, bundle, say, like_champion=True)
     board = board_for_release()
     plan = Plan(name, version, "all")

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from time import monotonic, sleep
 
 import httpx
 import pytest
@@ -21,7 +17,8 @@ from typer.testing import CliRunner
 from glyphrun.cli import app
 from glyphrun.registry import Registry
 from glyphrun_serve.app import APPLICATION, Server, ServeSettings, run
-from serving import picture, upload
+from load import Load, load
+from serving import picture
 from tiny_bundles import save_tiny_bundle
 
 pytestmark = pytest.mark.slow
@@ -58,44 +55,11 @@ def server(registry: Registry) -> Iterator[Server]:
         yield server
 
 
-@dataclass
-class Load:
-    """What clients who ask one question after another were answered."""
-
-    versions: list[str] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-
-    def coming(self, count: int) -> Counter[str]:
-        """The versions of so many answers from now on."""
-        start, end = len(self.versions), monotonic() + 60
-        while len(self.versions) < start + count:
-            assert monotonic() < end, f"answers stay away: {self.failures}"
-            sleep(0.02)
-        return Counter(self.versions[start : start + count])
-
-
-@contextmanager
-def load(server: Server, clients: int = 2) -> Iterator[Load]:
-    made, stop = Load(), threading.Event()
-
-    def ask(number: int) -> None:
-        with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as client:
-            while not stop.wait(0.03):
-                response = client.post("/v1/recognize?explain=false", files=upload(picture(number)))
-                if response.status_code == 200:
-                    made.versions.append(response.json()["model"]["version"])
-                else:
-                    made.failures.append(response.text)
-
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(clients)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield made
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
+def coming(told: Load, count: int) -> Counter[str]:
+    """The versions of so many answers from now on."""
+    start = len(told.answers)
+    told.after(count)
+    return Counter(answer["model"]["version"] for answer in told.answers[start : start + count])
 
 
 @pytest.fixture
@@ -118,18 +82,18 @@ def test_no_request_fails_while_versions_come_and_go(
         assert done.exit_code == 0, done.output
         return done.output
 
-    with load(server) as told:
-        assert told.coming(5) == {"1": 5}
+    with load(server.url, [[picture(1)], [picture(2)]], pause_s=0.03) as told:
+        assert coming(told, 5) == {"1": 5}
         # A shadow answers nobody.
-        output = deployed("deploy", "tiny@2", "--shadow", "--for", "2", "--latency-ms", "5000")
+        output = deployed("deploy", "tiny@2", "--shadow", "--for", "1", "--latency-ms", "5000")
         assert "read alike" in output and "glyphrun deploy tiny@2" in output
         assert served() == [("1", "champion"), ("2", "challenger")]
-        assert set(told.versions) == {"1"}
+        assert {answer["model"]["version"] for answer in told.answers} == {"1"}
         # It becomes a canary without being loaded again, then the champion.
         deployed("deploy", "tiny@2", "--canary", "10", "--no-watch", "--latency-ms", "5000")
-        assert 9 <= told.coming(100)["2"] <= 11
+        assert 9 <= coming(told, 100)["2"] <= 11
         deployed("deploy", "tiny@2")
-        assert told.coming(20) == {"2": 20}
+        assert coming(told, 20) == {"2": 20}
         assert served() == [("2", None)]
         assert list(serve.status().applications) == [APPLICATION]
         # Batches that wait for half a second make a challenger too slow, which ends it.
@@ -140,15 +104,14 @@ def test_no_request_fails_while_versions_come_and_go(
         )
         assert given_up.exit_code == 1
         assert "Version 3 was given up: its 95th percentile is" in given_up.output
-        assert told.coming(20) == {"2": 20}
+        assert coming(told, 20) == {"2": 20}
         assert served() == [("2", None)]
         # Back to what was served at first, with what it was served with.
         output = deployed("rollback", "tiny", "--to", "1")
         assert "The server answers with version 1 in place of 2" in output
-        assert told.coming(20) == {"1": 20}
+        assert coming(told, 20) == {"1": 20}
     assert told.failures == []
-    order = list(dict.fromkeys(told.versions))
-    assert order == ["1", "2", "3"]
+    assert list(dict.fromkeys(answer["model"]["version"] for answer in told.answers)) == ["1", "2", "3"]
     kept = registry.deployments("tiny")
     assert [(said.version, said.how) for said in kept] == [
         (2, "shadow"),

@@ -238,6 +238,33 @@ def test_while_the_champion_is_replaced_nobody_asks_it() -> None:
     asyncio.run(ask())
 
 
+def test_an_adapter_is_the_champions_until_the_champion_is_replaced() -> None:
+    def adapted(version: str) -> Version:
+        model = Version(version, f"ink {version}")
+        model.card = model.card.model_copy(update={"name": "untrained:ink"})
+        return model
+
+    def text() -> str:
+        found = asyncio.run(traffic.choose("untrained:ink").read([b""], name="", explain=False))
+        return found.text if isinstance(found, Prediction) else type(found).__name__
+
+    traffic = Traffic(Version("1"), adapted("1"), answer_s=30)
+    challenger = [Version("2"), adapted("2")]
+    assert text() == "ink 1"
+    traffic.follow(CANARY, *challenger)
+    assert text() == "ink 1"
+    assert [(card.name, card.role) for card in traffic.cards()] == [
+        ("untrained", "champion"),
+        ("untrained:ink", None),
+        ("untrained", "challenger"),
+    ]
+    begun = traffic.choose("untrained:ink")
+    traffic.follow(ALL, *challenger)
+    assert text() == "ink 2"
+    with pytest.raises(Lost):
+        asyncio.run(begun.read([b""], name="", explain=False))
+
+
 def news(gateway: str, table: Table, counts: Comparison | None = None) -> News:
     return News(gateway, table.revision, counts or Comparison())
 

@@ -171,14 +171,13 @@ def _roll_back_server(known: Registry, name: str, version: int, address: str | N
                 raise
             _say(f"No server was changed: {error}")
             return
-        releasing.end(running, _say)
         _replace(known, running, bundle, version, "rollback", afresh=True)
 
 
 def _replace(known: Registry, server: Running, bundle: Path, version: int, how: str, *, afresh: bool) -> None:
     from glyphrun_serve import releasing
 
-    if str(version) == server.version and (how == "rollback" or not afresh):
+    if str(version) == server.version and (how == "rollback" or not afresh) and releasing.settled():
         ended = releasing.end(server, _say)
         _say(f"The server answers with version {version}{' alone' if ended else ' already'}")
         return
@@ -295,10 +294,9 @@ def _expect_registry(server: Running, known: Registry) -> None:
         ours = known.resolve(f"{server.name}@{server.version}").resolve()
     except RegistryError:
         ours = None
-    if ours != server.settings.bundle:
-        raise ServeError(
-            f"what runs on this machine is served from {server.settings.bundle}; name its Ray with --address"
-        )
+    served = (server.terms.settings or {}).get("bundle")
+    if str(ours) != served:
+        raise ServeError(f"what runs on this machine is served from {served}; name its Ray with --address")
 
 
 def _say(what: str) -> None:
