@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from dataclasses import replace as replaced
 from pathlib import Path
@@ -136,8 +136,8 @@ def end(server: Running, say: Say) -> bool:
 def replace(server: Running, bundle: Path, say: Say, *, afresh: bool = False) -> Running:
     """Serve a bundle in the place of the champion; a canary or shadow of it is taken with its settings, unless afresh.
 
-    What it is served with since. While the champion's replicas change, all items go to those beside them, so that no answer is of two versions. Raises
-    ServeError if the bundle does not get ready; the champion has not noticed then.
+    While the champion's replicas change, all items go to those beside them, so that no answer is of two versions. Returns
+    what the bundle is served with since. Raises ServeError if it does not get ready; the champion has not noticed then.
     """
     version = _version(bundle)
     plan = under_way()
@@ -157,8 +157,9 @@ def replace(server: Running, bundle: Path, say: Say, *, afresh: bool = False) ->
 
     def hold() -> None:
         nonlocal table
-        if _status(board).table != table:  # a board that died has forgotten it
-            table = ray.get(board.post.remote(plan, Bounds()))
+        with suppress(ServeError, RayError):  # while it is started again
+            if _status(board).table != table:  # a board that died has forgotten it
+                table = ray.get(board.post.remote(plan, Bounds()))
 
     try:
         _await_running(APPLICATION, hold)
