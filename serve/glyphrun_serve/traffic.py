@@ -91,6 +91,7 @@ class Traffic:
         self._champion, *self._adapted = _served("champion", champion, *adapted)
         self._challenger: Served | None = None
         self._challenger_adapted: list[Served] = []
+        self._former: list[Use] = []
         self._plan: Plan | None = None
         self._portions = Portions(0)
         self._answer_s = answer_s
@@ -130,10 +131,12 @@ class Traffic:
                 tried = await self._tried(challenger, frames, name, explain)
                 if tried is not None:
                     return ReadBy(tried, challenger.card)
-        found = await self._counted(self._champion, frames, name, explain)
+        # The champion, but if it has been replaced while its canary was asked, what answers for it.
+        lead = self._lead
+        found = await self._counted(lead, frames, name, explain)
         if challenger is not None and plan is not None and plan.mode == "shadow" and isinstance(found, Prediction):
             self._shadow(challenger, frames, name, explain, found)
-        return _by(self._champion, found)
+        return _by(lead, found)
 
     async def embed(
         self, frames: Sequence[bytes], *, name: str
@@ -152,6 +155,7 @@ class Traffic:
         before = self._challenger
         if before is not None and before.model is not challenger:
             before.use.retired = True
+            self._former = [use for use in (*self._former, before.use) if use.busy]
         if challenger is None:
             self._challenger, self._challenger_adapted = None, []
         elif before is None or before.model is not challenger:
@@ -172,7 +176,9 @@ class Traffic:
 
     @property
     def challenger_busy(self) -> int:
-        return self._challenger.use.busy if self._challenger else 0
+        """Items that challengers have, those that are asked no more among them."""
+        uses = self._former if self._challenger is None else [*self._former, self._challenger.use]
+        return sum(use.busy for use in uses)
 
     @property
     def _lead(self) -> Served:

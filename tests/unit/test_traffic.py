@@ -232,8 +232,33 @@ def test_while_the_champion_is_replaced_nobody_asks_it() -> None:
         assert await waiting == {"1": 1}
         assert traffic.champion_busy == 0
         assert traffic.take_seen().champion.answered == 0
+        # And so it is with what answered for it.
+        challenger.gate = asyncio.Event()
+        waiting = asyncio.create_task(read(traffic, 1))
+        await asyncio.sleep(0)
         traffic.follow(None, None)
         assert await read(traffic, 1) == {"1": 1}
+        assert traffic.challenger_busy == 1
+        challenger.gate.set()
+        assert await waiting == {"2": 1}
+        assert traffic.challenger_busy == 0
+
+    asyncio.run(ask())
+
+
+def test_a_canary_that_fails_while_it_takes_the_champions_place_is_asked_again() -> None:
+    async def ask() -> None:
+        champion, challenger = Version("1"), Version("2", problem=Lost("its replicas died"))
+        challenger.gate = asyncio.Event()
+        traffic = Traffic(champion, answer_s=30)
+        traffic.follow(Plan("beside", "2", "canary", 100), challenger)
+        waiting = asyncio.create_task(read(traffic, 1))
+        await asyncio.sleep(0)
+        traffic.follow(ALL, challenger)
+        challenger.gate.set()
+        with pytest.raises(Lost, match="its replicas died"):
+            await waiting
+        assert (champion.asked, challenger.asked) == (0, 2)
 
     asyncio.run(ask())
 
