@@ -226,9 +226,17 @@ def test_waits_double_up_to_the_longest_and_the_server_may_ask_for_more() -> Non
     assert retries.wait_s(0, response(503), 0.25) == 0.25
     assert retries.wait_s(0, response(429, **{"Retry-After": "30"}), 0.0) == 30
     assert retries.wait_s(0, response(429, **{"Retry-After": "soon"}), 0.5) == 0.5
-    for status in (200, 400, 401, 408, 413, 422, 500, 501):
+    for status in (200, 400, 401, 408, 413, 422):
         assert retries.wait_s(0, response(status), 1.0) is None
     assert retries.wait_s(8, None, 1.0) is None
+
+
+def test_what_a_proxy_lost_is_asked_again_and_what_the_server_failed_on_is_not() -> None:
+    def waits(status: int, kind: str) -> float | None:
+        return Retries(first_s=1).wait_s(0, httpx.Response(status, headers={"Content-Type": kind}), 1.0)
+
+    assert [waits(status, "text/plain") for status in (500, 502, 504)] == [1, 1, 1]
+    assert [waits(status, "application/json") for status in (500, 501)] == [None, None]
 
 
 def test_the_client_for_asyncio_does_the_same(url: str, reader: FlakyReader, folder: Path) -> None:
