@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from fastapi import FastAPI, File, UploadFile
 from fastapi.responses import FileResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.concurrency import run_in_threadpool
 from starlette.staticfiles import StaticFiles
 
 import glyphrun_serve.schemas as wire
@@ -154,7 +153,7 @@ def http_app(
         name = "The image" if len(frames) == 1 else "The tracklet"
         limits.check_frames(len(frames), name)
         data = [await frame.read() for frame in frames]
-        await run_in_threadpool(limits.check_pixels, data, name)
+        await asyncio.to_thread(limits.check_pixels, data, name)
         return data, name
 
     @app.post("/v1/recognize", responses=ERRORS, tags=["recognize"])
@@ -185,7 +184,7 @@ def http_app(
         """Read several items; one that is wrong gets an error object in its place and the others are answered."""
         asked = chosen(model)
         limits.check_items(len(batch.items))
-        unpacked = await run_in_threadpool(_unpack, batch.items, limits)
+        unpacked = await asyncio.to_thread(_unpack, batch.items, limits)
 
         async def answered(number: int, frames: list[bytes] | RequestError) -> wire.Answer | wire.ErrorAnswer:
             if isinstance(frames, RequestError):
