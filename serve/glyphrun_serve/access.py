@@ -49,10 +49,13 @@ class Access(BaseModel):
         tokens = known_tokens(self.tokens, os.environ)
         return Guard(tokens, self.rate or (Rate() if tokens else None), self.anyone)
 
+    def by_address(self, host: str) -> bool:
+        """Whether clients of this host can be told apart only by where they ask from. Raises TokensError."""
+        return not (self.guard().tokens or host == "localhost" or _is_loopback(host))
+
     def check_host(self, host: str) -> None:
         """Raises TokensError if others could reach this host and no token is known."""
-        guard = self.guard()
-        if not (guard.tokens or guard.anyone or host == "localhost" or _is_loopback(host)):
+        if self.by_address(host) and not self.anyone:
             raise TokensError(f"{host} can be reached from elsewhere, and no token is known: {HOW_TO_MAKE_ONE}.")
 
 

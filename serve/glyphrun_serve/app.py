@@ -27,6 +27,7 @@ from glyphrun_serve.access import Access, Guard
 from glyphrun_serve.batching import Batching
 from glyphrun_serve.graph import GRACE_S, Options, Plant, Resources, challenger_graph, graph, model_card
 from glyphrun_serve.limits import Limits
+from glyphrun_serve.local_ray import serve_variables, with_variables
 from glyphrun_serve.release_root import Terms
 from glyphrun_serve.sample_log import SampleLog
 from glyphrun_serve.schemas import ColdStart, Ready
@@ -183,7 +184,9 @@ def run(
     # Leaving a cluster that is someone else's would leave the application on it.
     owns_ray = not ray.is_initialized() and not os.environ.get("RAY_ADDRESS")
     if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        variables = serve_variables(os.environ, haproxy=not settings.access.by_address(host)) if owns_ray else {}
+        with with_variables(variables):
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     server = Server(f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}", owns_ray)
     if serve.status().proxies:
         if owns_ray:

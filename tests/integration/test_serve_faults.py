@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import httpx
 import psutil
 import pytest
 
+from glyphrun.client import Answer, Client
 from glyphrun.ensemble_bundle import load_reader
 from glyphrun.ensembled import make_ensemble
 from glyphrun.members import EnsembleSettings
@@ -29,6 +32,8 @@ MEMBERS = ("one", "two", "three")
 TRACKLET = [picture(seed) for seed in (2, 3, 4)]
 # So many frames that they go from replica to replica by reference.
 LONG = TRACKLET * 75
+# Decoding it takes longer than taking it in.
+LARGE = picture(5, 2000, 2000)
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +53,9 @@ def server(bundle: Path) -> Iterator[Server]:
     settings = ServeSettings(
         bundle=bundle, precision="float32", batching=Batching(most=4), preprocess=True, limits=Limits(frames=len(LONG))
     )
-    # A second replica of one member, and a queue so short that a burst fills it.
+    # A second replica of one member and of the gateway, and a queue so short that a burst fills it.
     options = {
+        "gateway": {"num_replicas": 2},
         "recognizer-one": {"num_replicas": 2},
         "preprocess": {"max_ongoing_requests": 4, "max_queued_requests": 8},
     }
@@ -126,7 +132,7 @@ def test_what_a_full_queue_turns_away_is_told_when_to_come_again(server: Server)
     async def burst() -> list[httpx.Response]:
         limits = httpx.Limits(max_connections=80)
         async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=60, limits=limits) as client:
-            return await asyncio.gather(*(client.post("/v1/recognize", files=upload(*TRACKLET)) for _ in range(80)))
+            return await asyncio.gather(*(client.post("/v1/recognize", files=upload(LARGE)) for _ in range(80)))
 
     responses = asyncio.run(burst())
     refused = [response for response in responses if response.status_code != 200]
@@ -160,3 +166,25 @@ def test_killed_processes_cost_no_request(server: Server) -> None:
     assert told.failures == []
     whole = [answer for answer in told.answers if not answer["degraded"]]
     assert len({(answer["frames"], answer["text"]) for answer in whole}) == 2
+
+
+def test_a_killed_gateway_costs_what_it_was_answering_and_the_typed_client_nothing(server: Server) -> None:
+    retried: list[Answer] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        with Client(server.url) as client:
+            while not stop.is_set():
+                retried.append(client.recognize(TRACKLET))
+
+    plain = (TRACKLET,) * 4
+    with ThreadPoolExecutor(4) as pool, load(server.url, plain, pause_s=0.0) as told:
+        clients = [pool.submit(ask) for _ in range(4)]
+        told.after(20)
+        kill(replicas("gateway")[0])
+        told.after(40)
+        stop.set()
+    assert len(told.failures) <= len(plain), told.failures
+    for one in clients:
+        one.result()
+    assert len({answer.text for answer in retried}) == 1

@@ -1,0 +1,66 @@
+"""What a local server's Ray is told, and how its HAProxy is started."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from time import monotonic, sleep
+
+import psutil
+import pytest
+
+from glyphrun_serve.local_ray import HAPROXY, STARTED_BY, serve_variables, with_variables
+
+CONFIG = """frontend prometheus
+    bind :9101
+frontend http_frontend
+    bind *:8000
+listen stats
+  bind *:8404
+"""
+
+
+def test_what_the_environment_says_already_stays() -> None:
+    one_loop = "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP"
+    assert one_loop in serve_variables({HAPROXY: "0"}, haproxy=True)
+    told = serve_variables({one_loop: "1", HAPROXY: "0"}, haproxy=True)
+    assert told["RAY_SERVE_PROXY_USE_GRPC"] == "1" and not {one_loop, HAPROXY, "GLYPHRUN_HAPROXY"} & set(told)
+
+
+def test_haproxy_has_ports_of_its_own_and_is_left_out_where_it_would_hide_who_asks() -> None:
+    first, second = (serve_variables({}, haproxy=True) for _ in range(2))
+    ports = [told[name] for told in (first, second) for name in told if name.endswith("_PORT")]
+    assert first[HAPROXY] == "1" and len(ports) == len(set(ports)) == 6
+    assert HAPROXY not in serve_variables({}, haproxy=False)
+
+
+def test_variables_are_those_of_what_is_started_inside_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLYPHRUN_TRIED", raising=False)
+    with with_variables({"GLYPHRUN_TRIED": "1"}):
+        assert subprocess.run(["printenv", "GLYPHRUN_TRIED"], capture_output=True, text=True).stdout == "1\n"
+    assert "GLYPHRUN_TRIED" not in os.environ
+
+
+def test_statistics_are_this_machines_and_what_serves_dies_with_what_started_it(tmp_path: Path) -> None:
+    config, pid = tmp_path / "haproxy.cfg", tmp_path / "pid"
+    config.write_text(CONFIG)
+    fake = tmp_path / "haproxy"
+    fake.write_text(f'#!/bin/sh\necho "$$ $*" > {pid}.new; mv {pid}.new {pid}; exec sleep 60\n')
+    fake.chmod(0o755)
+    started = subprocess.Popen(
+        ["sh", "-c", f"{STARTED_BY} -db -f {config} -sf 1 & wait"], env={**os.environ, "GLYPHRUN_HAPROXY": str(fake)}
+    )
+    end = monotonic() + 30
+    while not pid.exists():
+        assert monotonic() < end
+        sleep(0.01)
+    number, arguments = pid.read_text().split(maxsplit=1)
+    assert arguments.split() == ["-db", "-f", str(config), "-sf", "1"]
+    bound = [line.split()[1] for line in config.read_text().splitlines() if "bind" in line]
+    assert bound == ["127.0.0.1:9101", "*:8000", "127.0.0.1:8404"]
+    started.kill()
+    started.wait()
+    while psutil.pid_exists(int(number)) and psutil.Process(int(number)).status() != psutil.STATUS_ZOMBIE:
+        assert monotonic() < end
+        sleep(0.01)
