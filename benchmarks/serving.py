@@ -3,7 +3,7 @@
     pip install -e '.[bench]'
     python benchmarks/serving.py
     python benchmarks/serving.py --recognizer query-digits
-    python benchmarks/serving.py --haproxy      # Serve with HAProxy in the place of its own proxy
+    python benchmarks/serving.py --serve-proxy  # Serve's own proxy in the place of HAProxy
 
 The Serve graph, a plain FastAPI and uvicorn service that reads items one by one in threads, and LitServe with its own batches:
 the same engine on one thread, the same form, the same JSON. Each is asked by 1, 16 and 64 clients, each of whom sends the next
@@ -83,7 +83,7 @@ def main() -> None:
         raise SystemExit(
             "LitServe is not installed: pip install -e '.[bench]', or leave it out with --ways glyphrun fastapi"
         )
-    environment = {**os.environ, **({"RAY_SERVE_ENABLE_HA_PROXY": "1"} if asked.haproxy else {})}
+    environment = {**os.environ, **({"RAY_SERVE_ENABLE_HA_PROXY": "0"} if asked.serve_proxy else {})}
     measured: dict[tuple[str, int], Measured] = {}
     readings: dict[str, list[tuple[str, float]]] = {}
     with TemporaryDirectory() as folder:
@@ -110,7 +110,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tracklets", type=int, default=32, help="different ones (default: %(default)s)")
     parser.add_argument("--ways", choices=SERVICES, nargs="+", default=list(SERVICES))
     parser.add_argument("--port", type=int, default=18080)
-    parser.add_argument("--haproxy", action="store_true", help="in the place of Serve's own proxy")
+    parser.add_argument("--serve-proxy", action="store_true", help="in the place of HAProxy")
     return parser.parse_args()
 
 
