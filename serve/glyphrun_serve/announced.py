@@ -15,18 +15,23 @@ from glyphrun.bundle import parse_manifest
 from glyphrun.store import cache_home
 from glyphrun_serve.app import ServeError, Server
 
-FOLDER = "servers"
+FOLDER, AUTH = "servers", "RAY_AUTH_MODE"
 
 
 class Announcement(BaseModel):
-    """address: of its Ray; process: the id of the one that ends it."""
+    """process: the id of the one that ends it; url: None if it was not announced but named by its Ray's address alone.
+
+    address: of its Ray. auth: RAY_AUTH_MODE of it: `ray.init` asks for a token by default where it starts a Ray, but gives
+    none to a Ray whose address it is told.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     name: str
-    url: str
     address: str
-    process: int
+    url: str | None = None
+    process: int = 0
+    auth: str | None = None
 
 
 @contextmanager
@@ -34,7 +39,8 @@ def announced(server: Server, bundle: Path, home: Path | None = None) -> Iterato
     """Let others find a server as long as it runs. home: $GLYPHRUN_CACHE or ~/.cache/glyphrun if it is None."""
     process = os.getpid()
     address = ray.get_runtime_context().gcs_address
-    said = Announcement(name=parse_manifest(bundle).name, url=server.url, address=address, process=process)
+    name, auth = parse_manifest(bundle).name, os.environ.get(AUTH)
+    said = Announcement(name=name, address=address, url=server.url, process=process, auth=auth)
     folder = (home or cache_home()) / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     file, aside = folder / f"{process}.json", folder / f".{process}.{uuid4().hex}.part"
@@ -59,19 +65,19 @@ def servers(home: Path | None = None) -> list[Announcement]:
     return found
 
 
-def ray_of(name: str, address: str | None) -> str | None:
-    """Where the Ray is that serves a name: as given, as RAY_ADDRESS says, or that of the one server on this machine.
+def server_of(name: str, address: str | None) -> Announcement | None:
+    """The server of a name: on the Ray that is given or that RAY_ADDRESS says, or the one server on this machine.
 
     None if no server of this name runs here. Raises ServeError if there are several.
     """
     given = address or os.environ.get("RAY_ADDRESS")
     if given:
-        return given
+        return Announcement(name=name, address=given)
     found = [server for server in servers() if server.name == name]
     if len(found) > 1:
         known = ", ".join(f"{server.address} ({server.url})" for server in found)
         raise ServeError(f"Several servers of {name} run on this machine; name the Ray of one with --address: {known}")
-    return found[0].address if found else None
+    return found[0] if found else None
 
 
 def _runs(process: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from glyphrun.bundle import parse_manifest
+from glyphrun_serve.announced import AUTH, Announcement
 from glyphrun_serve.app import APPLICATION, ServeError, ServeSettings, application, challenger
 from glyphrun_serve.board_actor import board_for_release, known_board
 from glyphrun_serve.graph import GATEWAY, GRACE_S, RECOGNIZER, Options
@@ -53,15 +55,18 @@ class Running:
 
 
 @contextmanager
-def connected(address: str) -> Iterator[None]:
-    """With a Ray, that of this process if it has one. Raises ServeError if there is none at the address."""
+def connected(server: Announcement) -> Iterator[None]:
+    """With the Ray of a server, or that of this process if it has one. Raises ServeError if there is none."""
     if ray.is_initialized():
         yield
         return
+    if server.auth is not None:
+        os.environ.setdefault(AUTH, server.auth)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address=server.address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RayError, RuntimeError, ValueError) as error:
-        raise ServeError(f"There is no Ray at {address} to be reached: {error}") from None
+        hint = "" if os.environ.get(AUTH) else f"; if it asks for a token, set {AUTH}=token"
+        raise ServeError(f"There is no Ray to be reached at {server.address}: {error}{hint}") from None
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         yield

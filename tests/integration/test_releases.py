@@ -82,7 +82,7 @@ def test_no_request_fails_while_versions_come_and_go(
         assert done.exit_code == 0, done.output
         return done.output
 
-    with load(server.url, [[picture(1)], [picture(2)]], pause_s=0.03) as told:
+    with load(server.url, [[picture(1)], [picture(2)]], pause_s=0.06) as told:
         assert coming(told, 5) == {"1": 5}
         # A shadow answers nobody.
         output = deployed("deploy", "tiny@2", "--shadow", "--for", "1", "--latency-ms", "5000")
@@ -91,7 +91,7 @@ def test_no_request_fails_while_versions_come_and_go(
         assert {answer["model"]["version"] for answer in told.answers} == {"1"}
         # It becomes a canary without being loaded again, then the champion.
         deployed("deploy", "tiny@2", "--canary", "10", "--no-watch", "--latency-ms", "5000")
-        assert 9 <= coming(told, 100)["2"] <= 11
+        assert 5 <= coming(told, 60)["2"] <= 7
         deployed("deploy", "tiny@2")
         assert coming(told, 20) == {"2": 20}
         assert served() == [("2", None)]

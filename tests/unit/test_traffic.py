@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from glyphrun.decoding.vote import Hypothesis
 from glyphrun.prediction import Prediction
-from glyphrun_serve.announced import Announcement, ray_of, servers
+from glyphrun_serve.announced import Announcement, server_of, servers
 from glyphrun_serve.app import ServeError
 from glyphrun_serve.comparison import Comparison, Tally
 from glyphrun_serve.following import Follower
@@ -386,18 +386,23 @@ def test_a_server_is_found_by_its_name_and_what_a_killed_one_left_is_not(
 ) -> None:
     monkeypatch.setenv("GLYPHRUN_CACHE", str(tmp_path))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert servers() == [] and ray_of("shirts", None) is None
+
+    def address(given: str | None = None) -> str | None:
+        found = server_of("shirts", given)
+        return None if found is None else found.address
+
+    assert servers() == [] and address() is None
     folder = tmp_path / "servers"
     folder.mkdir()
     ended = 2**22 + 1  # more than Linux gives
     for place, (name, process) in enumerate([("shirts", os.getpid()), ("lines", os.getpid()), ("shirts", ended)]):
-        said = Announcement(name=name, url="http://127.0.0.1:8000", address=f"127.0.0.1:{place}", process=process)
+        said = Announcement(name=name, address=f"127.0.0.1:{place}", process=process)
         (folder / f"{place}.json").write_text(said.model_dump_json())
-    assert ray_of("shirts", None) == "127.0.0.1:0"
+    assert address() == "127.0.0.1:0"
     assert len(list(folder.iterdir())) == 2
-    assert ray_of("shirts", "10.0.0.1:6379") == "10.0.0.1:6379"
+    assert address("10.0.0.1:6379") == "10.0.0.1:6379"
     (folder / "3.json").write_text((folder / "0.json").read_text())
     with pytest.raises(ServeError, match="Several servers of shirts.*--address"):
-        ray_of("shirts", None)
+        address()
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.2:6379")
-    assert ray_of("shirts", None) == "10.0.0.2:6379"
+    assert address() == "10.0.0.2:6379"

@@ -90,21 +90,21 @@ def deploy(
             raise RegistryError("--canary and --shadow exclude each other: name one")
 
         from glyphrun_serve import releasing
-        from glyphrun_serve.announced import ray_of
+        from glyphrun_serve.announced import server_of
         from glyphrun_serve.app import ServeError
         from glyphrun_serve.config_check import read_config
         from glyphrun_serve.verdict import Bounds
 
         bounds = Bounds(errors=errors, latency_ms=latency_ms, slower=slower, least=least)
-        ray = ray_of(name, address)
-        if ray is None:
+        found = server_of(name, address)
+        if found is None:
             raise ServeError(
                 f"No server of {name} runs on this machine; start one, or name the Ray of one with --address"
             )
         chosen = None if config is None else read_config(config, bundle)
-        with releasing.connected(ray):
+        with releasing.connected(found):
             server = releasing.running(None if chosen is None else (chosen.settings, chosen.options))
-            _expect_name(server, name, ray)
+            _expect_name(server, name, found.address)
             version = int(wanted or current)
             if canary is None and not shadow:
                 _replace(known, server, bundle, version, "deploy", afresh=config is not None)
@@ -149,21 +149,21 @@ def rollback(
 
 
 def _roll_back_server(known: Registry, name: str, version: int, address: str | None) -> None:
-    from glyphrun_serve.announced import ray_of
+    from glyphrun_serve.announced import server_of
 
-    ray = ray_of(name, address)
-    if ray is None:
+    found = server_of(name, address)
+    if found is None:
         return
     from glyphrun_serve import releasing
     from glyphrun_serve.app import ServeError, ServeSettings
 
     bundle = known.resolve(f"{name}@{version}")
-    with releasing.connected(ray):
+    with releasing.connected(found):
         try:
             kept = [said for said in known.deployments(name) if said.version == version and said.how in WHOLE]
             chosen = (ServeSettings.model_validate(kept[-1].settings), kept[-1].options) if kept else None
             running = releasing.running(chosen)
-            _expect_name(running, name, ray)
+            _expect_name(running, name, found.address)
             if address is None:
                 _expect_registry(running, known)
         except ServeError as error:
