@@ -1,4 +1,7 @@
-"""Servers that `glyphrun serve` runs on this machine, so that another process finds the Ray of each."""
+"""Servers that `glyphrun serve` runs on this machine, so that another process finds the Ray of each.
+
+Knows nothing of Ray, which reads once, when it is imported, whether it has to show a token.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
-import ray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from glyphrun.bundle import parse_manifest
 from glyphrun.store import cache_home
-from glyphrun_serve.app import ServeError, Server
 
 FOLDER, AUTH = "servers", "RAY_AUTH_MODE"
+
+
+class SeveralServers(ValueError):
+    """It is not known which server is meant; the message names them."""
 
 
 class Announcement(BaseModel):
@@ -35,12 +39,10 @@ class Announcement(BaseModel):
 
 
 @contextmanager
-def announced(server: Server, bundle: Path, home: Path | None = None) -> Iterator[None]:
-    """Let others find a server as long as it runs. home: $GLYPHRUN_CACHE or ~/.cache/glyphrun if it is None."""
+def announced(name: str, url: str, address: str, home: Path | None = None) -> Iterator[None]:
+    """Let others find a server that this process runs. home: $GLYPHRUN_CACHE or ~/.cache/glyphrun if it is None."""
     process = os.getpid()
-    address = ray.get_runtime_context().gcs_address
-    name, auth = parse_manifest(bundle).name, os.environ.get(AUTH)
-    said = Announcement(name=name, address=address, url=server.url, process=process, auth=auth)
+    said = Announcement(name=name, address=address, url=url, process=process, auth=os.environ.get(AUTH))
     folder = (home or cache_home()) / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     file, aside = folder / f"{process}.json", folder / f".{process}.{uuid4().hex}.part"
@@ -68,7 +70,7 @@ def servers(home: Path | None = None) -> list[Announcement]:
 def server_of(name: str, address: str | None) -> Announcement | None:
     """The server of a name: on the Ray that is given or that RAY_ADDRESS says, or the one server on this machine.
 
-    None if no server of this name runs here. Raises ServeError if there are several.
+    None if no server of this name runs here. Raises SeveralServers.
     """
     given = address or os.environ.get("RAY_ADDRESS")
     if given:
@@ -76,8 +78,16 @@ def server_of(name: str, address: str | None) -> Announcement | None:
     found = [server for server in servers() if server.name == name]
     if len(found) > 1:
         known = ", ".join(f"{server.address} ({server.url})" for server in found)
-        raise ServeError(f"Several servers of {name} run on this machine; name the Ray of one with --address: {known}")
+        raise SeveralServers(
+            f"Several servers of {name} run on this machine; name the Ray of one with --address: {known}"
+        )
     return found[0] if found else None
+
+
+def show_token(server: Announcement) -> None:
+    """Have this process show Ray's token to a server that asks for it; to be called before Ray is imported."""
+    if server.auth is not None:
+        os.environ.setdefault(AUTH, server.auth)
 
 
 def _runs(process: int) -> bool:

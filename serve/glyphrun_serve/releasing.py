@@ -60,8 +60,6 @@ def connected(server: Announcement) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    if server.auth is not None:
-        os.environ.setdefault(AUTH, server.auth)
     try:
         ray.init(address=server.address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RayError, RuntimeError, ValueError) as error:

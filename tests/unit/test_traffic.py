@@ -14,8 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from glyphrun.decoding.vote import Hypothesis
 from glyphrun.prediction import Prediction
-from glyphrun_serve.announced import Announcement, server_of, servers
-from glyphrun_serve.app import ServeError
+from glyphrun_serve.announced import Announcement, SeveralServers, server_of, servers
 from glyphrun_serve.comparison import Comparison, Tally
 from glyphrun_serve.following import Follower
 from glyphrun_serve.limits import Limits
@@ -402,7 +401,7 @@ def test_a_server_is_found_by_its_name_and_what_a_killed_one_left_is_not(
     assert len(list(folder.iterdir())) == 2
     assert address("10.0.0.1:6379") == "10.0.0.1:6379"
     (folder / "3.json").write_text((folder / "0.json").read_text())
-    with pytest.raises(ServeError, match="Several servers of shirts.*--address"):
+    with pytest.raises(SeveralServers, match="Several servers of shirts.*--address"):
         address()
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.2:6379")
     assert address() == "10.0.0.2:6379"

@@ -160,6 +160,9 @@ def serve(
     with adapters [bold]glyphrun serve ink --adapter 1890s=runs/ink/trials/001-parseq-tiny/adapters/step-000050[/]
     """
 
+    import ray
+
+    from glyphrun.bundle import parse_manifest
     from glyphrun.cluster import gpus, wait_for_interrupt
     from glyphrun.registry import Registry
     from glyphrun_serve.announced import announced
@@ -184,7 +187,7 @@ def serve(
     with (
         plain_errors(),
         run(settings, host=host, port=port, options=chosen.options) as server,
-        announced(server, bundle),
+        announced(parse_manifest(bundle).name, server.url, ray.get_runtime_context().gcs_address),
     ):
         console.print(f"{server.url}/  (Ctrl-C stops)", soft_wrap=True)
         for name, start in server.started.items():

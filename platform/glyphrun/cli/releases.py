@@ -77,6 +77,7 @@ def deploy(
     """
     from glyphrun.registry import Registry
     from glyphrun.versions import RegistryError
+    from glyphrun_serve.announced import server_of, show_token
 
     with plain_errors():
         known = Registry(registry)
@@ -89,18 +90,18 @@ def deploy(
         if canary is not None and shadow:
             raise RegistryError("--canary and --shadow exclude each other: name one")
 
+        found = server_of(name, address)
+        if found is None:
+            message = f"no server of {name} runs on this machine: start one, or name the Ray of one with --address"
+            raise RegistryError(message)
+        show_token(found)
+
         from glyphrun_serve import releasing
-        from glyphrun_serve.announced import server_of
         from glyphrun_serve.app import ServeError
         from glyphrun_serve.config_check import read_config
         from glyphrun_serve.verdict import Bounds
 
         bounds = Bounds(errors=errors, latency_ms=latency_ms, slower=slower, least=least)
-        found = server_of(name, address)
-        if found is None:
-            raise ServeError(
-                f"No server of {name} runs on this machine; start one, or name the Ray of one with --address"
-            )
         chosen = None if config is None else read_config(config, bundle)
         with releasing.connected(found):
             server = releasing.running(None if chosen is None else (chosen.settings, chosen.options))
@@ -149,11 +150,13 @@ def rollback(
 
 
 def _roll_back_server(known: Registry, name: str, version: int, address: str | None) -> None:
-    from glyphrun_serve.announced import server_of
+    from glyphrun_serve.announced import server_of, show_token
 
     found = server_of(name, address)
     if found is None:
         return
+    show_token(found)
+
     from glyphrun_serve import releasing
     from glyphrun_serve.app import ServeError, ServeSettings
 
