@@ -32,6 +32,14 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
+def shots(request: pytest.FixtureRequest) -> Path:
+    """Where pictures of pages stay after the tests, for people to look at: a folder for each file of tests."""
+    folder = Path(__file__).resolve().parents[2] / "build/screenshots" / request.path.stem
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture
 def complaints() -> list[str]:
     """What the console and the scripts of the tab said was wrong."""
     return []

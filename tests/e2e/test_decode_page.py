@@ -35,7 +35,7 @@ def test_plot_and_table_show_every_setting_and_the_table_sorts_and_filters(page:
     expect(page.locator("output[for=search-settings]")).to_have_text("1 of 5 settings")
 
 
-def test_the_page_fits_and_follows_the_colour_scheme(page: Page, tmp_path: Path) -> None:
+def test_the_page_fits_and_follows_the_colour_scheme(page: Page, shots: Path) -> None:
     tick = page.locator("[data-figure=decoding] .xtick text").first
     for width in (1280, 390):
         page.set_viewport_size({"width": width, "height": 844})
@@ -47,4 +47,4 @@ def test_the_page_fits_and_follows_the_colour_scheme(page: Page, tmp_path: Path)
             )
             page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
             assert page.evaluate("document.documentElement.scrollWidth") == width
-            page.screenshot(path=tmp_path / f"{scheme}-{width}.png", full_page=True)
+            page.screenshot(path=shots / f"{scheme}-{width}.png", full_page=True)

@@ -164,7 +164,9 @@ BOXES = [
 ]
 
 
-def test_a_clip_is_read_tracklet_by_tracklet(page: Page, server: Server, complaints: list[str], tmp_path: Path) -> None:
+def test_a_clip_is_read_tracklet_by_tracklet(
+    page: Page, server: Server, complaints: list[str], tmp_path: Path, shots: Path
+) -> None:
     page.emulate_media(color_scheme="dark")
     page.set_viewport_size({"width": 360, "height": 740})
     clip, boxes = save_clip(tmp_path / "a match's.mp4", 20), tmp_path / "boxes.json"
@@ -205,7 +207,7 @@ def test_a_clip_is_read_tracklet_by_tracklet(page: Page, server: Server, complai
             expect(card).to_contain_text(f"frame {number} · weight {vote['weight']:.2f}")
             expect(card.locator("b")).to_have_text(vote["text"] or "unreadable")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    page.screenshot(path=tmp_path / "clip-dark-360.png", full_page=True)
+    page.screenshot(path=shots / "clip-dark-360.png", full_page=True)
 
     page.get_by_label("Where its tracklets are").fill("")
     page.keyboard.press("Tab")
@@ -214,7 +216,7 @@ def test_a_clip_is_read_tracklet_by_tracklet(page: Page, server: Server, complai
     assert "boxes" not in page.locator("#curl").inner_text()
     page.emulate_media(color_scheme="light")
     page.set_viewport_size({"width": 1280, "height": 900})
-    page.screenshot(path=tmp_path / "clip-light-1280.png", full_page=True)
+    page.screenshot(path=shots / "clip-light-1280.png", full_page=True)
     page.get_by_role("button", name="Clear").click()
     expect(page.locator("#tracklets-section")).to_be_hidden()
     assert complaints == []
@@ -265,13 +267,13 @@ def test_a_file_that_is_no_image_is_explained_in_a_sentence(page: Page, tmp_path
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_scrolls_in_one_direction_only(page: Page, frames: list[Path], scheme: str, tmp_path: Path) -> None:
+def test_a_phone_scrolls_in_one_direction_only(page: Page, frames: list[Path], scheme: str, shots: Path) -> None:
     page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
     page.set_viewport_size({"width": 360, "height": 740})
     page.set_input_files("#files", frames)
     expect(page.locator(".vote")).to_have_count(3)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    page.screenshot(path=tmp_path / f"frames-{scheme}-360.png", full_page=True)
+    page.screenshot(path=shots / f"frames-{scheme}-360.png", full_page=True)
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert background == ("rgb(15, 17, 23)" if scheme == "dark" else "rgb(245, 246, 250)")
 
@@ -296,7 +298,7 @@ def test_what_each_member_says_stands_beside_the_answer_of_an_ensemble(
 
 
 def test_a_model_is_chosen_of_several_and_the_command_asks_for_the_same(
-    tab: Page, frames: list[Path], complaints: list[str], tmp_path: Path
+    tab: Page, frames: list[Path], complaints: list[str], tmp_path: Path, shots: Path
 ) -> None:
     bundle = save_untrained(tmp_path / "untrained")
     adapter = adapt(bundle, tmp_path / "night", LoraSettings(rank=4), seed=1)
@@ -334,7 +336,7 @@ def test_a_model_is_chosen_of_several_and_the_command_asks_for_the_same(
             tab.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
             tab.set_viewport_size({"width": width, "height": 800})
             assert tab.evaluate("document.documentElement.scrollWidth") <= width
-            shot = tmp_path / f"models-{scheme}-{width}.png"
+            shot = shots / f"models-{scheme}-{width}.png"
             tab.screenshot(path=shot, full_page=True, animations="disabled")
         tab.set_input_files("#files", [save_clip(tmp_path / "clip.avi", 4)])
         expect(tab.locator("#reading-title")).to_have_text("Reading of the clip")
