@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 
 from glyphrun.encoded import Embedding
@@ -78,6 +79,29 @@ class Served:
             self.use.busy -= 1
 
 
+class Adapted:
+    """A release's model with an adapter, of whichever release answers for the champion when an item is read."""
+
+    def __init__(self, card: ModelCard, reader: Callable[[], Served]) -> None:
+        """reader: who reads now. Raises Lost if nobody has the adapter any more."""
+        self.card = card
+        self._reader = reader
+
+    async def read(self, frames: Sequence[bytes], *, name: str, explain: bool) -> Found:
+        reader = self._reader()
+        return _by(reader, await reader.read(frames, name=name, explain=explain))
+
+    async def embed(
+        self, frames: Sequence[bytes], *, name: str
+    ) -> Embedding | ReadBy[Embedding] | Unreadable | Refused | Failed:
+        reader = self._reader()
+        found = await reader.embed(frames, name=name)
+        return ReadBy(found, reader.card) if isinstance(found, Embedding) else found
+
+    async def ready(self) -> dict[str, ColdStart]:
+        return await self._reader().ready()
+
+
 class Traffic:
     """A model whose items go to the champion, to its challenger or to both, as decided when each is read.
 
@@ -119,7 +143,7 @@ class Traffic:
             if model is not None and name == f"{model.card.name}@{model.card.version}":
                 return model
         card = expect_model(name, [self.card, *(model.card for model in self._led)])
-        return next((model for model in self._led if model.card is card), self)
+        return self if card is self.card else Adapted(card, partial(self._wearing, card.name))
 
     async def read(self, frames: Sequence[bytes], *, name: str, explain: bool) -> Found:
         """What is read, and by whom. Of a canary, whatever is wrong with the challenger, the champion answers."""
@@ -189,6 +213,12 @@ class Traffic:
     @property
     def _led(self) -> list[Served]:
         return self._adapted if self._lead is self._champion else self._challenger_adapted
+
+    def _wearing(self, name: str) -> Served:
+        for model in self._led:
+            if model.card.name == name:
+                return model
+        raise Lost(f"{name} is served no more")
 
     async def _tried(self, challenger: Served, frames: Sequence[bytes], name: str, explain: bool) -> Prediction | None:
         """None if the champion has to answer, for which half of the time is left."""

@@ -268,15 +268,15 @@ def test_an_adapter_is_the_champions_until_the_champion_is_replaced() -> None:
         model.card = model.card.model_copy(update={"name": "untrained:ink"})
         return model
 
-    def text() -> str:
-        found = asyncio.run(traffic.choose("untrained:ink").read([b""], name="", explain=False))
-        return found.text if isinstance(found, Prediction) else type(found).__name__
+    def text(model: Model | None = None) -> str:
+        found = asyncio.run((model or traffic.choose("untrained:ink")).read([b""], name="", explain=False))
+        return f"{found.found.text} of {found.card.version}" if isinstance(found, ReadBy) else type(found).__name__
 
     traffic = Traffic(Version("1"), adapted("1"), answer_s=30)
     challenger = [Version("2"), adapted("2")]
-    assert text() == "ink 1"
+    assert text() == "ink 1 of 1"
     traffic.follow(CANARY, *challenger)
-    assert text() == "ink 1"
+    assert text() == "ink 1 of 1"
     assert [(card.name, card.role) for card in traffic.cards()] == [
         ("untrained", "champion"),
         ("untrained:ink", None),
@@ -284,9 +284,12 @@ def test_an_adapter_is_the_champions_until_the_champion_is_replaced() -> None:
     ]
     begun = traffic.choose("untrained:ink")
     traffic.follow(ALL, *challenger)
-    assert text() == "ink 2"
-    with pytest.raises(Lost):
-        asyncio.run(begun.read([b""], name="", explain=False))
+    # A request or a clip that had begun goes on with the version that answers now.
+    assert text() == text(begun) == "ink 2 of 2"
+    traffic.follow(None, None)
+    traffic.follow(ALL, Version("3"))
+    with pytest.raises(Lost, match="untrained:ink is served no more"):
+        text(begun)
 
 
 def news(gateway: str, table: Table, counts: Comparison | None = None) -> News:
