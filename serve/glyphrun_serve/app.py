@@ -11,6 +11,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
+from shutil import rmtree
 from time import monotonic, sleep
 from typing import Annotated, Self
 
@@ -27,7 +28,7 @@ from glyphrun_serve.access import Access, Guard
 from glyphrun_serve.batching import Batching
 from glyphrun_serve.graph import GRACE_S, Options, Plant, Resources, challenger_graph, graph, model_card
 from glyphrun_serve.limits import Limits
-from glyphrun_serve.local_ray import serve_variables, with_variables
+from glyphrun_serve.local_ray import folder_for_haproxy, serve_variables, with_variables
 from glyphrun_serve.release_root import Terms
 from glyphrun_serve.sample_log import SampleLog
 from glyphrun_serve.schemas import ColdStart, Ready
@@ -86,13 +87,15 @@ class ServeSettings(BaseModel):
 class Server:
     """A running server; leaving its `with` block stops it.
 
-    started: how long a replica of each deployment took to start, ready_s: how long all of it did.
+    started: how long a replica of each deployment took to start, ready_s: how long all of it did. files: a folder that goes
+    with it.
     """
 
     url: str
     owns_ray: bool
     started: Mapping[str, ColdStart] = field(default_factory=dict)
     ready_s: float = 0.0
+    files: Path | None = None
 
     def stop(self) -> None:
         # Serve kills its controller in the middle of the farewell, which Ray then prints as an error of nobody's.
@@ -100,6 +103,8 @@ class Server:
             serve.shutdown()
             if self.owns_ray:
                 ray.shutdown()
+        if self.files is not None:
+            rmtree(self.files, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self
@@ -183,11 +188,12 @@ def run(
     served = application(settings, options or {})
     # Leaving a cluster that is someone else's would leave the application on it.
     owns_ray = not ray.is_initialized() and not os.environ.get("RAY_ADDRESS")
+    files = folder_for_haproxy() if owns_ray and not settings.access.by_address(host) else None
     if not ray.is_initialized():
-        variables = serve_variables(os.environ, haproxy=not settings.access.by_address(host)) if owns_ray else {}
+        variables = serve_variables(os.environ, haproxy=files) if owns_ray else {}
         with with_variables(variables):
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    server = Server(f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}", owns_ray)
+    server = Server(f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}", owns_ray, files=files)
     if serve.status().proxies:
         if owns_ray:
             ray.shutdown()

