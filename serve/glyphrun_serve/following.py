@@ -58,7 +58,7 @@ class Follower:
             try:
                 self._challenger = await self._meet(table.plan)
             except Exception as error:  # whatever it is, the champion reads on
-                logger.warning("The challenger %s cannot be asked: %s", table.plan.application, error)
+                logger.warning("The challenger %s cannot be asked: %r", table.plan.application, error)
                 return
             self._met = table.plan.application
         if self._challenger:

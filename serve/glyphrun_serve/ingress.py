@@ -20,6 +20,8 @@ from glyphrun_serve.sample_log import SampleLog
 from glyphrun_serve.served_model import Release, ServedModel
 from glyphrun_serve.traffic import Traffic
 
+MEET_S = 5.0
+
 
 class Ingress:
     """The HTTP routes, answered by the replicas of a release, or of two while one takes the other's place."""
@@ -65,7 +67,9 @@ class Ingress:
         return self._terms
 
     async def _challenger(self, plan: Plan) -> Sequence[Model]:
-        release: Release = await serve.get_app_handle(plan.application).describe.remote()
+        # One that is removed while it is asked never answers, and the board is not listened to meanwhile.
+        async with asyncio.timeout(MEET_S):
+            release: Release = await serve.get_app_handle(plan.application).describe.remote()
         model = ServedModel(release, self._limits)
         await model.ready()  # finds the replicas, which the first item would otherwise wait for
         return model, *model.adapted()

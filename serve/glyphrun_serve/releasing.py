@@ -54,6 +54,10 @@ class Running:
         return self.terms.card.version
 
 
+class _Overtaken(Exception):
+    """The board says what another process has posted."""
+
+
 @contextmanager
 def connected(server: Announcement) -> Iterator[None]:
     """With the Ray of a server, or that of this process if it has one. Raises ServeError if there is none."""
@@ -102,9 +106,14 @@ def begin(
     """A canary or a shadow of a bundle beside the champion; the board that compares them.
 
     One of this version that is under way goes on as what is wanted now, unless afresh. Raises ServeError if the bundle does
-    not get ready; of it nothing is left then, and the champion has not noticed.
+    not get ready, of which nothing is left then and which the champion has not noticed, or while the champion is replaced.
     """
     version, plan = _version(bundle), under_way()
+    if plan is not None and plan.mode == "all":  # its replicas may be half of one version and half of another
+        raise ServeError(
+            f"The champion is being replaced by version {plan.version}, or that has broken off: finish it with "
+            f"`glyphrun deploy {server.name}@{plan.version}` first"
+        )
     if afresh or plan is None or plan.version != version:
         end(server, say)
         name = _start_beside(server, bundle, say)
@@ -161,11 +170,17 @@ def replace(server: Running, bundle: Path, say: Say, *, afresh: bool = False) ->
     def hold() -> None:
         nonlocal table
         with suppress(ServeError, RayError):  # while it is started again
-            if _status(board).table != table:  # a board that died has forgotten it
+            found = _status(board).table
+            if found.revision == 0:  # a board that died has forgotten it
                 table = ray.get(board.post.remote(plan, Bounds()))
+            elif found != table:
+                raise _Overtaken
 
     try:
         _await_running(APPLICATION, hold)
+    except _Overtaken:
+        message = f"Another process has released something else since: version {version} is not what is served for good"
+        raise ServeError(message) from None
     except ServeError as error:
         message = (
             f"Version {version} answers, but its replicas did not get ready in the place of the champion's: {error}"
@@ -223,11 +238,12 @@ def _await_running(name: str, look: Callable[[], None] = lambda: None) -> None:
     while True:
         look()
         found = serve.status().applications.get(name)
-        status = found.status if found else None
-        if status == ApplicationStatus.RUNNING:
+        if found is None or found.status == ApplicationStatus.DELETING:
+            raise ServeError(f"{name} was removed by another process")
+        if found.status == ApplicationStatus.RUNNING:
             return
-        if status == ApplicationStatus.DEPLOY_FAILED or monotonic() > until:
-            parts = found.deployments.items() if found else ()
+        if found.status == ApplicationStatus.DEPLOY_FAILED or monotonic() > until:
+            parts = found.deployments.items()
             said = "; ".join(f"{part}: {state.message.strip()}" for part, state in parts if state.message)
             raise ServeError(f"{name} did not get ready: {said or 'nobody knows why'}")
         sleep(LOOK_S)

@@ -146,7 +146,12 @@ def rollback(
         model = known.rollback(name, at=datetime.now(UTC), to=to)
         console.print(f"{name} version {model.version}: {model.place}", soft_wrap=True)
         if server:
-            _roll_back_server(known, name, model.version, address)
+            try:
+                _roll_back_server(known, name, model.version, address)
+            except BaseException:
+                # The same command would go back by one more version.
+                _say(f"The server may not have version {model.version} yet: `glyphrun deploy {name}` gives it to it")
+                raise
 
 
 def _roll_back_server(known: Registry, name: str, version: int, address: str | None) -> None:
