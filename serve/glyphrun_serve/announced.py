@@ -9,9 +9,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from socket import gethostname
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from glyphrun.store import cache_home
 
@@ -23,7 +24,7 @@ class SeveralServers(ValueError):
 
 
 class Announcement(BaseModel):
-    """process: the id of the one that ends it; url: None if it was not announced but named by its Ray's address alone.
+    """host, process: the machine and the id of the one that ends it; url: None if it was not announced but named by its Ray's address alone.
 
     address: of its Ray. auth: RAY_AUTH_MODE of it: `ray.init` asks for a token by default where it starts a Ray, but gives
     none to a Ray whose address it is told.
@@ -34,6 +35,7 @@ class Announcement(BaseModel):
     name: str
     address: str
     url: str | None = None
+    host: str = Field(default_factory=gethostname)
     process: int = 0
     auth: str | None = None
 
@@ -45,7 +47,7 @@ def announced(name: str, url: str, address: str, home: Path | None = None) -> It
     said = Announcement(name=name, address=address, url=url, process=process, auth=os.environ.get(AUTH))
     folder = (home or cache_home()) / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    file, aside = folder / f"{process}.json", folder / f".{process}.{uuid4().hex}.part"
+    file, aside = folder / f"{said.host}-{process}.json", folder / f".{process}.{uuid4().hex}.part"
     aside.write_text(said.model_dump_json(), encoding="utf-8")
     os.replace(aside, file)
     try:
@@ -55,11 +57,13 @@ def announced(name: str, url: str, address: str, home: Path | None = None) -> It
 
 
 def servers(home: Path | None = None) -> list[Announcement]:
-    """Those that run; what a process that was killed has left is removed."""
+    """Those that run on this machine; what a process that was killed has left is removed."""
     found = []
     for file in sorted(((home or cache_home()) / FOLDER).glob("*.json")):
         with suppress(OSError, ValidationError):  # its server has just ended
             said = Announcement.model_validate_json(file.read_bytes())
+            if said.host != gethostname():  # of another machine that has the same home
+                continue
             if _runs(said.process):
                 found.append(said)
             else:

@@ -191,12 +191,19 @@ def replace(server: Running, bundle: Path, say: Say, *, afresh: bool = False) ->
 
 
 def watch(board: Any, for_s: float | None = None) -> Iterator[Status]:
-    """What is seen of a release, twice a second, until it has ended or for some seconds."""
+    """What is seen of a canary or shadow, twice a second, until it is none any more or for some seconds."""
     until = monotonic() + for_s if for_s is not None else None
+    status: Status | None = None
     while True:
-        status = _status(board)
+        try:
+            status = _status(board)
+        except ServeError:
+            if status is None or known_board() is not None:
+                raise
+            status = replaced(status, table=Table())  # who ends a release removes its board
         yield status
-        if status.table.plan is None or (until is not None and monotonic() >= until):
+        plan = status.table.plan
+        if plan is None or plan.mode == "all" or (until is not None and monotonic() >= until):
             return
         sleep(2 * LOOK_S)
 

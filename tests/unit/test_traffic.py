@@ -400,8 +400,11 @@ def test_a_server_is_found_by_its_name_and_what_a_killed_one_left_is_not(
     for place, (name, process) in enumerate([("shirts", os.getpid()), ("lines", os.getpid()), ("shirts", ended)]):
         said = Announcement(name=name, address=f"127.0.0.1:{place}", process=process)
         (folder / f"{place}.json").write_text(said.model_dump_json())
+    # Of another machine with the same home nothing is known here.
+    elsewhere = Announcement(name="shirts", address="10.0.0.2:1", host="elsewhere", process=ended)
+    (folder / "elsewhere.json").write_text(elsewhere.model_dump_json())
     assert address() == "127.0.0.1:0"
-    assert len(list(folder.iterdir())) == 2
+    assert len(list(folder.iterdir())) == 3
     assert address("10.0.0.1:6379") == "10.0.0.1:6379"
     (folder / "3.json").write_text((folder / "0.json").read_text())
     with pytest.raises(SeveralServers, match="Several servers of shirts.*--address"):

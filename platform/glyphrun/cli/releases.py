@@ -241,7 +241,11 @@ def _watch(board: Any, server: Running, version: int, bounds: Bounds, seconds: f
 
         releasing.end(server, lambda _: None)
         raise ServeError(f"Version {version} was given up: {last.ended.reason}")
-    _say(_advice(server, version))
+    plan = last.table.plan
+    if plan is None or plan.mode == "all":
+        _say(f"Another process {'keeps' if plan else 'has ended the trial of'} version {version}")
+    else:
+        _say(_advice(server, version))
 
 
 def _advice(server: Running, version: int) -> str:
