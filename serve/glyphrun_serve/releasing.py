@@ -114,11 +114,8 @@ def begin(
             f"The champion is being replaced by version {plan.version}, or that has broken off: finish it with "
             f"`glyphrun deploy {server.name}@{plan.version}` first"
         )
-    if afresh or plan is None or plan.version != version:
-        end(server, say)
-        name = _start_beside(server, bundle, say)
-    else:
-        name = plan.application
+    goes_on = not afresh and plan is not None and plan.version == version
+    name = plan.application if plan is not None and goes_on else _start_beside(server, bundle, say)
     board = board_for_release()
     _post(board, Plan(name, version, mode, percent), server, bounds=bounds)
     return board
@@ -157,9 +154,9 @@ def replace(server: Running, bundle: Path, say: Say, *, afresh: bool = False) ->
         name, terms = plan.application, _terms(plan.application)
         server = Running(server.terms, ServeSettings.model_validate(terms.settings), terms.options)
     else:
-        if plan is None or plan.mode != "all":  # else what was replacing the champion reads on until this one does
-            end(server, say)
-        name = _start_beside(server, bundle, say, like_champion=True)
+        # What was replacing the champion reads on until this one does.
+        ending = plan is None or plan.mode != "all"
+        name = _start_beside(server, bundle, say, ending=ending, like_champion=True)
     board = board_for_release()
     plan = Plan(name, version, "all")
     table = _post(board, plan, server, idle="champion")
@@ -208,8 +205,12 @@ def watch(board: Any, for_s: float | None = None) -> Iterator[Status]:
         sleep(2 * LOOK_S)
 
 
-def _start_beside(server: Running, bundle: Path, say: Say, like_champion: bool = False) -> str:
-    """The application that a bundle is ready in. like_champion: with as many replicas as that has grown to."""
+def _start_beside(server: Running, bundle: Path, say: Say, *, ending: bool = True, like_champion: bool = False) -> str:
+    """The application that a bundle is ready in.
+
+    ending: a release that is under way is ended before, once the bundle is known to be sound. like_champion: with as many
+    replicas as that has grown to.
+    """
     version = _version(bundle)
     # No two ever share a name, so that no gateway can take one for another that it knew.
     name = f"{APPLICATION}-{server.name}-{version}-{uuid4().hex[:8]}"
@@ -225,6 +226,8 @@ def _start_beside(server: Running, bundle: Path, say: Say, like_champion: bool =
         }
     settings = server.settings.model_copy(update={"bundle": bundle})
     graph = challenger(settings, options, server.terms.guard)
+    if ending:
+        end(server, say)
     say(f"Starting version {version} beside version {server.version}")
     try:
         _deploy(name, graph, None)
