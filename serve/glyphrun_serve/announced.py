@@ -77,9 +77,11 @@ def server_of(name: str, address: str | None) -> Announcement | None:
     None if no server of this name runs here. Raises SeveralServers.
     """
     given = address or os.environ.get("RAY_ADDRESS")
+    here = servers()
     if given:
-        return Announcement(name=name, address=given)
-    found = [server for server in servers() if server.name == name]
+        # One that `glyphrun serve` runs here is known to ask for a token.
+        return next((server for server in here if server.address == given), Announcement(name=name, address=given))
+    found = [server for server in here if server.name == name]
     if len(found) > 1:
         known = ", ".join(f"{server.address} ({server.url})" for server in found)
         raise SeveralServers(

@@ -409,5 +409,9 @@ def test_a_server_is_found_by_its_name_and_what_a_killed_one_left_is_not(
     (folder / "3.json").write_text((folder / "0.json").read_text())
     with pytest.raises(SeveralServers, match="Several servers of shirts.*--address"):
         address()
+    # The address that is named then is known with the token that its Ray asks for.
+    asking = Announcement(name="shirts", address="127.0.0.1:9", process=os.getpid(), auth="token")
+    (folder / "9.json").write_text(asking.model_dump_json())
+    assert server_of("shirts", "127.0.0.1:9") == asking
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.2:6379")
     assert address() == "10.0.0.2:6379"
