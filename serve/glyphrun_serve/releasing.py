@@ -69,7 +69,8 @@ def connected(server: Announcement) -> Iterator[None]:
     except (ConnectionError, RayError, RuntimeError, ValueError) as error:
         hint = "" if os.environ.get(AUTH) else f"; if it asks for a token, set {AUTH}=token"
         raise ServeError(f"There is no Ray to be reached at {server.address}: {error}{hint}") from None
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    # It warns of every gateway that is busy for a tenth of a second.
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
     try:
         yield
     finally:
