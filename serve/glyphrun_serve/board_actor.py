@@ -24,6 +24,8 @@ class ReleaseBoard:
     """A thin shell over the board, which also removes the application of a challenger that was given up."""
 
     def __init__(self) -> None:
+        import scipy.stats  # noqa: F401  # a second, in which gateways would take the board for dead when it is first needed
+
         self._board = Board()
         self._removals: set[asyncio.Task[None]] = set()
 
