@@ -12,10 +12,7 @@ BIN = Path(sys.executable).parent
 PYTEST = [str(BIN / "pytest"), "-q", "-p", "no:cacheprovider", "--durations=15"]
 
 # A file stays in one process, for its fixtures; the longest files come first, as tests/conftest.py orders them.
-BY_FILE = ["--dist", "loadfile", "--no-loadscope-reorder"]
-BOTH_CORES = ["-n", "2", *BY_FILE]
-# Those with a Ray of their own wait for processes to start and to end for much of their time, which a third one fills.
-AND_ONE_MORE = ["-n", "3", *BY_FILE]
+BOTH_CORES = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
 
 # Two processes on two cores: further threads of each would wait for each other in loops that keep the cores busy.
 ONE_THREAD_EACH = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
@@ -27,7 +24,7 @@ PARTS = {
     "layers": [[str(BIN / "lint-imports")]],
     "browser": [[str(ROOT / "tests" / "install_browser.sh")]],
     "types, unit": [[str(BIN / "mypy")], [*PYTEST, *BOTH_CORES, "tests/unit"]],
-    "integration, end to end": [[*PYTEST, *AND_ONE_MORE, "tests/integration", "tests/e2e"]],
+    "integration, end to end": [[*PYTEST, *BOTH_CORES, "tests/integration", "tests/e2e"]],
 }
 
 
