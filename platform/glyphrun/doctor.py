@@ -41,7 +41,7 @@ def machine_findings(folder: Path, object_store: int) -> Iterator[Finding]:
     yield _gpu()
     yield Finding("processors", f"{available_cores()}, {default_precision(torch.device('cpu'))}")
     yield memory_finding(*_memory())
-    yield disk_finding(folder, *_disk(folder))
+    yield disk_finding(folder, *disk_space(folder))
     shared = Path("/dev/shm")
     if shared.exists():
         yield shared_finding(shutil.disk_usage(shared).total, object_store)
@@ -179,7 +179,8 @@ def _memory() -> tuple[int, int]:
     return free, total
 
 
-def _disk(folder: Path) -> tuple[int, int]:
+def disk_space(folder: Path) -> tuple[int, int]:
+    """Bytes free to this user, and all bytes, of the disk that holds a folder or will hold it."""
     while not folder.exists():
         folder = folder.parent
     usage = os.statvfs(folder)

@@ -14,6 +14,7 @@ from glyphrun.cli.cluster import app
 from glyphrun.doctor import (
     GIB,
     disk_finding,
+    disk_space,
     driver_finding,
     machine_findings,
     memory_finding,
@@ -66,6 +67,11 @@ def test_little_memory_and_disk_are_noted_and_a_full_disk_is_wrong(tmp_path):
     assert (full.verdict, "95 % full" in full.advice) == ("wrong", True)
 
 
+def test_a_disk_is_measured_where_a_folder_will_be(tmp_path):
+    free, total = disk_space(tmp_path / "not" / "yet" / "there")
+    assert 0 <= free < total == disk_space(tmp_path)[1]
+
+
 def test_shared_memory_of_a_bare_container_is_noted():
     assert "--shm-size" in shared_finding(64 << 20, GIB).advice
     assert shared_finding(2 * GIB, GIB).verdict == "ok"
@@ -85,8 +91,10 @@ def declare(folder: Path, **changes: object) -> str:
 
 
 @pytest.fixture(autouse=True)
-def no_cluster(monkeypatch, tmp_path):
+def no_cluster_and_a_roomy_disk(monkeypatch, tmp_path):
+    """What is told of an experiment shows only where the machine that runs the tests has room itself."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("glyphrun.doctor.disk_space", lambda folder: (50 * GIB, 100 * GIB))
     monkeypatch.chdir(tmp_path)
 
 
