@@ -26,8 +26,8 @@ class SeveralServers(ValueError):
 class Announcement(BaseModel):
     """A server and how its Ray is reached. host, process: the machine and the id of the one that ends it.
 
-    url: None if it was not announced but named by its Ray's address alone. address: of its Ray. auth: RAY_AUTH_MODE of it: `ray.init` asks for a token by default where it starts a Ray, but gives
-    none to a Ray whose address it is told.
+    url: None if it was not announced but named by its Ray's address alone. address: of its Ray. auth: RAY_AUTH_MODE of it:
+    `ray.init` asks for a token by default where it starts a Ray, but gives none to a Ray whose address it is told.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)

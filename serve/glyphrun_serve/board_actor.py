@@ -12,7 +12,6 @@ from ray.exceptions import RayError
 
 from glyphrun_serve.release_board import Board, Status
 from glyphrun_serve.release_plan import News, Plan, Table
-from glyphrun_serve.verdict import Bounds
 
 NAME, NAMESPACE = "release-board", "glyphrun"
 ANSWER_S = 2.0
@@ -39,9 +38,10 @@ class ReleaseBoard:
             task.add_done_callback(self._removals.discard)
         return table
 
-    async def post(self, plan: Plan | None, bounds: Bounds) -> Table:
-        return self._board.post(plan, bounds)
+    async def post(self, plan: Plan | None) -> Table:
+        return self._board.post(plan)
 
+    @ray.method(max_task_retries=-1)
     async def status(self) -> Status:
         return self._board.status(monotonic())
 

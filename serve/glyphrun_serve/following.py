@@ -31,12 +31,12 @@ class Follower:
         self._exchange = exchange
         self._meet = meet
         self._name = uuid4().hex
-        self._table = Table()
+        self._table = self._told = Table()
         self._challenger: Sequence[Model] = ()
         self._met: str | None = None
 
     async def look(self) -> None:
-        """Follow what the board says now. Without its word the champion alone reads.
+        """Follow what the board says now. Without its word the champion alone reads, until the board is heard again.
 
         But if everything goes to the challenger, because the champion is being replaced, that lasts until it says otherwise.
         """
@@ -45,10 +45,13 @@ class Follower:
             self._name,
             self._table.revision,
             traffic.take_seen(),
+            self._told,
             traffic.champion_busy,
             traffic.challenger_busy,
         )
         table = await self._exchange(news) or Table()
+        if table.revision:
+            self._told = table
         held = self._table.plan
         if table == self._table or (table.revision == 0 and held is not None and held.mode == "all"):
             return

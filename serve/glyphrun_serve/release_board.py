@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from glyphrun_serve.comparison import Comparison
 from glyphrun_serve.release_plan import Ended, News, Plan, Table
-from glyphrun_serve.verdict import Bounds, fault_of
+from glyphrun_serve.verdict import fault_of
 
 # A gateway that has told no news for so long has gone.
 GONE_S = 3.0
@@ -23,35 +23,43 @@ class Status:
 
 
 class Board:
-    """Holds the plan and gives it up by itself when the challenger passes its bounds."""
+    """Holds the plan and gives it up by itself when the challenger passes its bounds.
+
+    One that was started again takes the plan from the gateways; only what they had seen before is forgotten.
+    """
 
     def __init__(self) -> None:
         self._table = Table()
-        self._bounds = Bounds()
+        self._decides = False
         self._seen = Comparison()
         self._ended: Ended | None = None
         self._gateways: dict[str, tuple[float, News]] = {}
 
-    def post(self, plan: Plan | None, bounds: Bounds) -> Table:
+    def post(self, plan: Plan | None) -> Table:
         """The table from now on, with nothing seen yet."""
-        self._table = Table(self._table.revision + 1, plan)
-        self._bounds, self._seen, self._ended = bounds, Comparison(), None
+        self._decide(plan)
+        self._seen, self._ended = Comparison(), None
         return self._table
 
     def exchange(self, news: News, now: float) -> Table:
         """Take a gateway's news and say what it is to follow; now: seconds that never go back."""
         self._gateways[news.gateway] = now, news
+        if not self._decides and news.told.revision > self._table.revision:
+            self._table = news.told
         plan = self._table.plan
         # What was seen under another table says nothing of this plan.
         if plan is None or news.revision != self._table.revision:
             return self._table
         self._seen.add(news.seen)
-        fault = None if plan.mode == "all" else fault_of(self._seen, self._bounds)
+        fault = None if plan.mode == "all" else fault_of(self._seen, plan.bounds)
         if fault:
-            self._table = Table(self._table.revision + 1)
+            self._decide(None)
             self._ended = Ended(plan, fault)
         return self._table
 
     def status(self, now: float) -> Status:
         self._gateways = {name: told for name, told in self._gateways.items() if now - told[0] < GONE_S}
         return Status(self._table, self._seen, [news for _, news in self._gateways.values()], self._ended)
+
+    def _decide(self, plan: Plan | None) -> None:
+        self._table, self._decides = Table(self._table.revision + 1, plan), True

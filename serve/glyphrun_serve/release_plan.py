@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from glyphrun_serve.comparison import Comparison
+from glyphrun_serve.verdict import Bounds
 
 Mode = Literal["canary", "shadow", "all"]
 
@@ -15,13 +16,14 @@ class Plan:
     """Which application holds the challenger, a version, and what it is asked.
 
     canary: so many percent of the items that ask for no version; its failures are answered by the champion. shadow: a copy
-    of each item, in the background. all: everything, while the champion is replaced.
+    of each item, in the background. all: everything, while the champion is replaced. bounds: when it is given up.
     """
 
     application: str
     version: str
     mode: Mode
     percent: float = 0.0
+    bounds: Bounds = field(default_factory=Bounds)
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,15 @@ class Table:
 
 @dataclass(frozen=True)
 class News:
-    """From a gateway: which table it follows, what it saw since its last news, and items that champion and challenger have."""
+    """From a gateway: which table it follows, what it saw since its last news, and items that champion and challenger have.
+
+    told: the last word of a board to it, for one that was started again and knows no plan.
+    """
 
     gateway: str
     revision: int
     seen: Comparison
+    told: Table = Table()
     champion_busy: int = 0
     challenger_busy: int = 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from dataclasses import replace as replaced
@@ -17,11 +17,11 @@ import ray
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
-from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from glyphrun.bundle import parse_manifest
 from glyphrun_serve.announced import AUTH, Announcement
 from glyphrun_serve.app import APPLICATION, ServeError, ServeSettings, application, challenger
+from glyphrun_serve.applications import LOOK_S, Say, await_running, beside, deploy, replicas
 from glyphrun_serve.board_actor import board_for_release, known_board
 from glyphrun_serve.graph import GATEWAY, GRACE_S, RECOGNIZER, Options
 from glyphrun_serve.release_board import Status
@@ -29,12 +29,7 @@ from glyphrun_serve.release_plan import Mode, Plan, Table
 from glyphrun_serve.release_root import Terms
 from glyphrun_serve.verdict import Bounds
 
-START_WITHIN_S = 300.0
 CALL_S = 10.0
-LOOK_S = 0.25
-QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -52,10 +47,6 @@ class Running:
     @property
     def version(self) -> str:
         return self.terms.card.version
-
-
-class _Overtaken(Exception):
-    """The board says what another process has posted."""
 
 
 @contextmanager
@@ -98,13 +89,21 @@ def running(chosen: tuple[ServeSettings, Options] | None = None) -> Running:
 def under_way() -> Plan | None:
     """The release that has begun and not ended."""
     board = known_board()
-    return _status(board).table.plan if board is not None else None
+    return status_of(board).table.plan if board is not None else None
+
+
+def status_of(board: Any) -> Status:
+    """What a board knows. Raises ServeError if it has gone."""
+    try:
+        return ray.get(board.status.remote(), timeout=CALL_S)
+    except RayError as error:
+        raise ServeError(f"The release cannot be followed: {error}") from error
 
 
 def begin(
     server: Running, bundle: Path, mode: Mode, percent: float, bounds: Bounds, say: Say, *, afresh: bool = False
 ) -> Any:
-    """A canary or a shadow of a bundle beside the champion; the board that compares them.
+    """A canary or a shadow of a bundle beside the champion; the board that compares them, and may have given it up already.
 
     One of this version that is under way goes on as what is wanted now, unless afresh. Raises ServeError if the bundle does
     not get ready, of which nothing is left then and which the champion has not noticed, or while the champion is replaced.
@@ -118,22 +117,22 @@ def begin(
     goes_on = not afresh and plan is not None and plan.version == version
     name = plan.application if plan is not None and goes_on else _start_beside(server, bundle, say)
     board = board_for_release()
-    _post(board, Plan(name, version, mode, percent), server, bounds=bounds)
+    try:
+        _post(board, Plan(name, version, mode, percent, bounds), server)
+    except ServeError:
+        with suppress(ServeError):
+            end(server, lambda _: None)
+        raise
     return board
-
-
-def settled() -> bool:
-    """Whether the champion's replicas are all of one version and answer."""
-    return serve.status().applications[APPLICATION].status == ApplicationStatus.RUNNING
 
 
 def end(server: Running, say: Say) -> bool:
     """End the release that is under way, if any: the champion alone reads. Says whether there was one."""
-    board, left = known_board(), _beside()
+    board, left = known_board(), beside()
     if board is not None:
-        plan = _status(board).table.plan
+        plan = status_of(board).table.plan
         if plan is not None and plan.mode == "all":  # its replacement broke off, perhaps half done
-            _await_running(APPLICATION)
+            await_running(APPLICATION, say)
         elif plan is not None:
             say(f"Ending the {plan.mode} of version {plan.version}")
         _post(board, None, server, idle="challenger")
@@ -160,25 +159,18 @@ def replace(server: Running, bundle: Path, say: Say, *, afresh: bool = False) ->
         name = _start_beside(server, bundle, say, ending=ending, like_champion=True)
     board = board_for_release()
     plan = Plan(name, version, "all")
-    table = _post(board, plan, server, idle="champion")
+    _post(board, plan, server, idle="champion")
     say(f"Version {version} answers; its replicas take the place of version {server.version}'s")
     server = replaced(server, settings=server.settings.model_copy(update={"bundle": bundle}))
-    _deploy(APPLICATION, application(server.settings, server.options, server.terms.guard, in_place=True), "/")
+    deploy(APPLICATION, application(server.settings, server.options, server.terms.guard, in_place=True), "/")
 
     def hold() -> None:
-        nonlocal table
         with suppress(ServeError, RayError):  # while it is started again
-            found = _status(board).table
-            if found.revision == 0:  # a board that died has forgotten it
-                table = ray.get(board.post.remote(plan, Bounds()))
-            elif found != table:
-                raise _Overtaken
+            if status_of(board).table.plan != plan:  # it has forgotten what it said, and no gateway had heard it
+                ray.get(board.post.remote(plan))
 
     try:
-        _await_running(APPLICATION, hold)
-    except _Overtaken:
-        message = f"Another process has released something else since: version {version} is not what is served for good"
-        raise ServeError(message) from None
+        await_running(APPLICATION, say, hold)
     except ServeError as error:
         message = (
             f"Version {version} answers, but its replicas did not get ready in the place of the champion's: {error}"
@@ -194,7 +186,7 @@ def watch(board: Any, for_s: float | None = None) -> Iterator[Status]:
     status: Status | None = None
     while True:
         try:
-            status = _status(board)
+            status = status_of(board)
         except ServeError:
             if status is None or known_board() is not None:
                 raise
@@ -221,7 +213,7 @@ def _start_beside(server: Running, bundle: Path, say: Say, *, ending: bool = Tru
             **options,
             **{
                 deployment: _grown(options.get(deployment, {}), count)
-                for deployment, count in _replicas(APPLICATION).items()
+                for deployment, count in replicas(APPLICATION).items()
                 if options.get(deployment, {}).get("autoscaling_config")
             },
         }
@@ -231,33 +223,12 @@ def _start_beside(server: Running, bundle: Path, say: Say, *, ending: bool = Tru
         end(server, say)
     say(f"Starting version {version} beside version {server.version}")
     try:
-        _deploy(name, graph, None)
-        _await_running(name)
+        deploy(name, graph, None)
+        await_running(name, say)
     except BaseException:
         serve.delete(name)
         raise
     return name
-
-
-def _deploy(name: str, graph: serve.Application, route: str | None) -> None:
-    target = serve.RunTarget(graph, name=name, route_prefix=route, logging_config=QUIET)
-    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
-
-
-def _await_running(name: str, look: Callable[[], None] = lambda: None) -> None:
-    until = monotonic() + START_WITHIN_S
-    while True:
-        look()
-        found = serve.status().applications.get(name)
-        if found is None or found.status == ApplicationStatus.DELETING:
-            raise ServeError(f"{name} was removed by another process")
-        if found.status == ApplicationStatus.RUNNING:
-            return
-        if found.status == ApplicationStatus.DEPLOY_FAILED or monotonic() > until:
-            parts = found.deployments.items()
-            said = "; ".join(f"{part}: {state.message.strip()}" for part, state in parts if state.message)
-            raise ServeError(f"{name} did not get ready: {said or 'nobody knows why'}")
-        sleep(LOOK_S)
 
 
 def _post(
@@ -265,36 +236,34 @@ def _post(
     plan: Plan | None,
     server: Running,
     *,
-    bounds: Bounds = Bounds(),
     idle: Literal["champion", "challenger"] | None = None,
-) -> Table:
-    """Tell all gateways, and return when they follow and the one that is not asked any more has answered what it had."""
-    table: Table = ray.get(board.post.remote(plan, bounds))
+) -> None:
+    """Tell all gateways, and return when they follow and the one that is not asked any more has answered what it had.
+
+    A challenger may be given up before the last of them follows, which ends the wait.
+    """
+    table: Table = ray.get(board.post.remote(plan))
     until = monotonic() + server.settings.limits.answer_s + GRACE_S
     while True:
-        status = _status(board)
-        if status.table.revision != table.revision:
-            why = f": {status.ended.reason}" if status.ended else ""
-            raise ServeError(f"The release was ended by another hand before it had begun{why}")
-        there = _replicas(APPLICATION).get(GATEWAY, 0)
+        status = status_of(board)
+        if status.ended is not None:
+            return
+        if status.table.plan != plan:
+            raise ServeError(
+                "Who compares versions was started again before all gateways knew of the release: repeat it"
+            )
+        there = replicas(APPLICATION).get(GATEWAY, 0)
         if len(status.gateways) >= there and all(
             news.revision == table.revision
             and not (idle == "champion" and news.champion_busy)
             and not (idle == "challenger" and news.challenger_busy)
             for news in status.gateways
         ):
-            return table
+            return
         if monotonic() > until:
             following = sum(news.revision == table.revision for news in status.gateways)
             raise ServeError(f"Only {following} of {there} gateways follow the release: look at the log of the server")
         sleep(LOOK_S)
-
-
-def _status(board: Any) -> Status:
-    try:
-        return ray.get(board.status.remote(), timeout=CALL_S)
-    except RayError as error:
-        raise ServeError(f"The release cannot be followed: {error}") from error
 
 
 def _terms(name: str) -> Terms:
@@ -305,25 +274,9 @@ def _version(bundle: Path) -> str:
     return str(parse_manifest(bundle).version)
 
 
-def _beside() -> list[str]:
-    """The applications of challengers."""
-    return [name for name in serve.status().applications if name.startswith(f"{APPLICATION}-")]
-
-
-def _replicas(name: str) -> dict[str, int]:
-    """How many of each deployment run."""
-    found = serve.status().applications.get(name)
-    if found is None:
-        return {}
-    return {
-        part: sum(count for kind, count in state.replica_states.items() if kind == "RUNNING")
-        for part, state in found.deployments.items()
-    }
-
-
 def _wide_enough(name: str, server: Running) -> bool:
     """Whether a challenger that read a few items can read all of them."""
-    there, wanted = _replicas(name), _replicas(APPLICATION)
+    there, wanted = replicas(name), replicas(APPLICATION)
     return all(there.get(part, count) >= count for part, count in wanted.items() if part.startswith(RECOGNIZER))
 
 

@@ -105,7 +105,8 @@ class Adapted:
 class Traffic:
     """A model whose items go to the champion, to its challenger or to both, as decided when each is read.
 
-    Each comes with the models that are itself with an adapter; who asks for one asks the champion. outcomes counts what became of them, by role, version and outcome.
+    Each comes with the models that are itself with an adapter; who asks for one asks the champion. outcomes counts what
+    became of them, by role, version and outcome.
     """
 
     def __init__(

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from glyphrun_serve.comparison import Comparison, Tally
     from glyphrun_serve.release_board import Status
     from glyphrun_serve.releasing import Running
-    from glyphrun_serve.verdict import Bounds
 
 AddressOption = Annotated[
     str | None,
@@ -99,27 +98,27 @@ def deploy(
         from glyphrun_serve import releasing
         from glyphrun_serve.app import ServeError
         from glyphrun_serve.config_check import read_config
+        from glyphrun_serve.release_turn import release_turn
         from glyphrun_serve.verdict import Bounds
 
         bounds = Bounds(errors=errors, latency_ms=latency_ms, slower=slower, least=least)
         chosen = None if config is None else read_config(config, bundle)
         with releasing.connected(found):
-            server = releasing.running(None if chosen is None else (chosen.settings, chosen.options))
-            _expect_name(server, name, found.address)
-            version = int(wanted or current)
-            if canary is None and not shadow:
-                _replace(known, server, bundle, version, "deploy", afresh=config is not None)
-                return
-            if str(version) == server.version:
-                raise ServeError(f"Version {version} of {name} is what the server answers with: name another")
-            how, share = ("shadow", 0.0) if canary is None else ("canary", canary)
-            board = releasing.begin(server, bundle, how, share, bounds, _say, afresh=config is not None)  # type: ignore[arg-type]
-            settings = server.settings.model_dump(mode="json")
-            _note(known, name, version, how, settings, server.options, share=canary, replaced=server.version)
-            if watch:
-                _watch(board, server, version, bounds, seconds)
-            else:
-                _say(_advice(server, version))
+            with release_turn(_say):
+                server = releasing.running(None if chosen is None else (chosen.settings, chosen.options))
+                _expect_name(server, name, found.address)
+                version = int(wanted or current)
+                if canary is None and not shadow:
+                    _replace(known, server, bundle, version, "deploy", afresh=config is not None)
+                    return
+                if str(version) == server.version:
+                    raise ServeError(f"Version {version} of {name} is what the server answers with: name another")
+                how, share = ("shadow", 0.0) if canary is None else ("canary", canary)
+                board = releasing.begin(server, bundle, how, share, bounds, _say, afresh=config is not None)  # type: ignore[arg-type]
+                settings = server.settings.model_dump(mode="json")
+                _note(known, name, version, how, settings, server.options, share=canary, replaced=server.version)
+            last = _watched(board, server, version, seconds) if watch else releasing.status_of(board)
+            _conclude(last, server, version)
 
 
 @app.command()
@@ -164,9 +163,10 @@ def _roll_back_server(known: Registry, name: str, version: int, address: str | N
 
     from glyphrun_serve import releasing
     from glyphrun_serve.app import ServeError, ServeSettings
+    from glyphrun_serve.release_turn import release_turn
 
     bundle = known.resolve(f"{name}@{version}")
-    with releasing.connected(found):
+    with releasing.connected(found), release_turn(_say):
         try:
             kept = [said for said in known.deployments(name) if said.version == version and said.how in WHOLE]
             chosen = (ServeSettings.model_validate(kept[-1].settings), kept[-1].options) if kept else None
@@ -184,8 +184,9 @@ def _roll_back_server(known: Registry, name: str, version: int, address: str | N
 
 def _replace(known: Registry, server: Running, bundle: Path, version: int, how: str, *, afresh: bool) -> None:
     from glyphrun_serve import releasing
+    from glyphrun_serve.applications import settled
 
-    if str(version) == server.version and (how == "rollback" or not afresh) and releasing.settled():
+    if str(version) == server.version and (how == "rollback" or not afresh) and settled():
         ended = releasing.end(server, _say)
         _say(f"The server answers with version {version}{' alone' if ended else ' already'}")
         return
@@ -222,24 +223,32 @@ def _note(
     known.note_deployment(name, Deployment.model_validate(said))
 
 
-def _watch(board: Any, server: Running, version: int, bounds: Bounds, seconds: float | None) -> None:
+def _watched(board: Any, server: Running, version: int, seconds: float | None) -> Status:
+    """Shows what is seen of a canary or shadow; what was seen last."""
     from glyphrun_serve import releasing
 
-    last: Status | None = None
+    last = releasing.status_of(board)
     try:
         with Live(console=console, auto_refresh=False, transient=not console.is_terminal) as live:
             for last in releasing.watch(board, seconds):
                 live.update(_compared(last.seen, server.version, str(version)), refresh=console.is_terminal)
     except KeyboardInterrupt:
         pass
-    if last is None:
-        return
     if not console.is_terminal:
         console.print(_compared(last.seen, server.version, str(version)))
-    if last.ended is not None:
-        from glyphrun_serve.app import ServeError
+    return last
 
-        releasing.end(server, lambda _: None)
+
+def _conclude(last: Status, server: Running, version: int) -> None:
+    """What is to be said of a release that is watched no longer. Raises ServeError if it was given up."""
+    from glyphrun_serve import releasing
+    from glyphrun_serve.app import ServeError
+    from glyphrun_serve.release_turn import release_turn
+
+    if last.ended is not None:
+        with release_turn(_say):
+            if releasing.under_way() is None:  # else another process has released something meanwhile
+                releasing.end(server, lambda _: None)
         raise ServeError(f"Version {version} was given up: {last.ended.reason}")
     plan = last.table.plan
     if plan is None or plan.mode == "all":
