@@ -20,12 +20,12 @@ def glyphrun(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([GLYPHRUN, *arguments], capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
 
 
-def said(*arguments: str) -> str:
-    """What a command prints that does what it is asked.
+def said(*arguments: str, ray: str | None = None) -> str:
+    """What a command prints that does what it is asked; ray: the address of one to use in place of one of its own.
 
     It runs in this process, for most of a command's time is spent on starting one.
     """
-    done = CliRunner().invoke(app, list(arguments), env={"RAY_ADDRESS": None})
+    done = CliRunner().invoke(app, list(arguments), env={"RAY_ADDRESS": ray})
     assert done.exit_code == 0, (arguments, done.output, done.exception)
     return done.stdout
 

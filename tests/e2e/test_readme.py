@@ -7,13 +7,15 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 
-from commands import ENVIRONMENT, GLYPHRUN, glyphrun, said
+from commands import ENVIRONMENT, GLYPHRUN, said
 from glyphrun.data.sample import iterate_samples
 from glyphrun.sweeps.experiment import Experiment
 from glyphrun.sweeps.plan import plan_trials
@@ -23,55 +25,75 @@ GROUPS = ("data", "adapter", "lm", "lexicon")
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.S)
 
 
-@pytest.fixture(scope="module")
-def newcomer(tmp_path_factory):
-    """A folder in which the README's block of verbs was run, with what each verb printed."""
-    folder = tmp_path_factory.mktemp("readme")
-    (folder / "experiments").symlink_to(Path(__file__).parents[2] / "experiments")
-    return folder, run_block("data simulate", folder)
+RAY = """
+import sys
+import ray
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=500_000_000)
+print(ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+"""
 
 
 def block_with(words: str) -> list[str]:
     return next(block for block in BLOCKS if words in block).strip().splitlines()
 
 
-def run_block(words: str, folder: Path) -> dict[str, str]:
-    """What each verb of the block with these words prints in this folder."""
-    return {line.split()[1]: printed_by(line, folder) for line in block_with(words)}
+@dataclass(frozen=True)
+class Newcomer:
+    """Types what the README says into a folder of his own. ray: what his verbs share, which would start one each."""
+
+    folder: Path
+    ray: str
+
+    def types(self, line: str) -> str:
+        """What a line prints; ``glyphrun`` in this process, for most of a verb's time is spent on starting one."""
+        program, *arguments = shlex.split(line)
+        with contextlib.chdir(self.folder):
+            if program == "glyphrun":
+                return said(*arguments, ray=self.ray)
+            done = subprocess.run([program, *arguments], env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, (line, done.stderr)
+        return done.stdout
+
+    def types_block(self, words: str) -> dict[str, str]:
+        """What each verb of the block with these words prints."""
+        return {line.split()[1]: self.types(line) for line in block_with(words)}
 
 
-def printed_by(line: str, folder: Path) -> str:
-    """What a line prints in a folder; ``glyphrun`` in this process, for most of a verb's time is spent on starting one."""
-    program, *arguments = shlex.split(line)
-    with contextlib.chdir(folder):
-        if program == "glyphrun":
-            return said(*arguments)
-        done = subprocess.run([program, *arguments], env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, (line, done.stderr)
-    return done.stdout
+@pytest.fixture(scope="module")
+def newcomer(tmp_path_factory):
+    """Who has run the README's block of verbs, and what each verb printed."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "experiments").symlink_to(Path(__file__).parents[2] / "experiments")
+    # The verbs run in this process, which has no token of another Ray.
+    environment = {**ENVIRONMENT, "RAY_AUTH_MODE": "disabled"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", RAY], text=True, env=environment, **pipes) as started:
+        newcomer = Newcomer(folder, started.stdout.readline().strip())
+        yield newcomer, newcomer.types_block("data simulate")
 
 
 @pytest.mark.slow
 def test_the_commands_of_the_verbs_run_one_after_another(newcomer):
-    folder, printed = newcomer
+    someone, printed = newcomer
     assert json.loads(printed["evaluate"])["n"] == 25
     assert "shirts" in printed["models"]
-    assert (folder / "runs/first/report.html").exists()
+    assert (someone.folder / "runs/first/report.html").exists()
 
 
 @pytest.mark.slow
 def test_the_commands_about_recognizers_run(newcomer):
-    folder, _ = newcomer
-    run_block("glyphrun cost", folder)
-    assert (folder / "runs/features.parquet").exists()
+    someone, _ = newcomer
+    someone.types_block("glyphrun cost")
+    assert (someone.folder / "runs/features.parquet").exists()
 
 
 @pytest.mark.slow
 def test_the_commands_about_decoding_run(newcomer):
-    folder, _ = newcomer
-    run_block("decode-sweep", folder)
-    assert (folder / "runs/decode/decode.html").exists()
-    assert json.loads((folder / "runs/validation.json").read_text())["recommendations"]
+    someone, _ = newcomer
+    someone.types_block("decode-sweep")
+    assert (someone.folder / "runs/decode/decode.html").exists()
+    assert json.loads((someone.folder / "runs/validation.json").read_text())["recommendations"]
 
 
 def test_the_candidates_shown_are_an_experiment():
@@ -84,7 +106,8 @@ def test_the_candidates_shown_are_an_experiment():
 
 @pytest.mark.slow
 def test_your_own_images_are_imported_as_it_says(newcomer):
-    folder, _ = newcomer
+    someone, _ = newcomer
+    folder = someone.folder
     samples = [sample for sample in iterate_samples(folder / "runs/shirts", "test") if sample.text][:5]
     with zipfile.ZipFile(folder / "crops.zip", "w") as archive:
         rows = ["file\ttext\tsplit"]
@@ -93,14 +116,15 @@ def test_your_own_images_are_imported_as_it_says(newcomer):
             rows.append(f"{number}.jpg\t{sample.text}\ttrain")
         archive.writestr("labels.tsv", "\n".join([*rows, "missing.jpg\t7\ttrain", ""]))
     (line,) = block_with("data import")
-    assert "train 5; 1 rejected" in printed_by(line, folder)
+    assert "train 5; 1 rejected" in someone.types(line)
     assert [sample.text for sample in iterate_samples(folder / "runs/crops")] == [sample.text for sample in samples]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the README's request is made with curl, which is not here")
 def test_the_request_with_curl_is_answered(newcomer):
-    folder, _ = newcomer
+    someone, _ = newcomer
+    folder = someone.folder
     sample = next(iterate_samples(folder / "runs/shirts", "test"))
     for number in range(2):
         (folder / f"{number}.jpg").write_bytes(sample.frames[number])
@@ -111,7 +135,7 @@ def test_the_request_with_curl_is_answered(newcomer):
         assert server.stdout is not None
         url = server.stdout.readline().split("/  ")[0]
         (line,) = block_with("curl")
-        answer = json.loads(printed_by(line.replace("http://127.0.0.1:8000", url), folder))
+        answer = json.loads(someone.types(line.replace("http://127.0.0.1:8000", url)))
         assert len(answer["votes"]) == 2
     finally:
         server.send_signal(signal.SIGINT)
@@ -120,12 +144,12 @@ def test_the_request_with_curl_is_answered(newcomer):
 
 def test_every_verb_is_listed_and_has_an_example():
     listed = set(re.findall(rf"^\| `glyphrun ((?:{'|'.join(GROUPS)}) [\w-]+|[\w-]+)", README, re.M))
-    verbs = set(re.findall(r"│ (\w[\w-]*)  ", glyphrun("--help").stdout)) - set(GROUPS)
+    verbs = set(re.findall(r"│ (\w[\w-]*)  ", said("--help"))) - set(GROUPS)
     for group in GROUPS:
-        verbs |= {f"{group} {verb}" for verb in re.findall(r"│ (\w[\w-]*)  ", glyphrun(group, "--help").stdout)}
+        verbs |= {f"{group} {verb}" for verb in re.findall(r"│ (\w[\w-]*)  ", said(group, "--help"))}
     assert listed == verbs
     for verb in listed:
-        assert "Example:" in glyphrun(*verb.split(), "--help").stdout, verb
+        assert "Example:" in said(*verb.split(), "--help"), verb
 
 
 def test_the_two_commands_are_targets_of_the_makefile():
