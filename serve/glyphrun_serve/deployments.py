@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import ray
 from ray import serve
 
-from glyphrun.device import Precision
 from glyphrun.encoded import Embedding
 from glyphrun.prediction import Prediction
 from glyphrun.shelved import Shelved
@@ -19,6 +19,9 @@ from glyphrun_serve.models import Failed, Refused, Unanswered, Unreadable
 from glyphrun_serve.preprocess import Prepared
 from glyphrun_serve.reading import QueuedReader
 from glyphrun_serve.schemas import ColdStart
+
+if TYPE_CHECKING:
+    from glyphrun.device import Precision  # which imports torch, whose time is a replica's to tell
 
 
 class RecognizerReplica:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -188,6 +189,7 @@ def serve(
         plain_errors(),
         run(settings, host=host, port=port, options=chosen.options) as server,
         announced(parse_manifest(bundle).name, server.url, ray.get_runtime_context().gcs_address),
+        suppress(KeyboardInterrupt),  # somebody may not wait until all of this is said
     ):
         console.print(f"{server.url}/  (Ctrl-C stops)", soft_wrap=True)
         for name, start in server.started.items():
