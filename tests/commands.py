@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from typer.testing import CliRunner
@@ -18,6 +20,26 @@ ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "RAY_AD
 def glyphrun(*arguments: str) -> subprocess.CompletedProcess[str]:
     """A command in a process of its own."""
     return subprocess.run([GLYPHRUN, *arguments], capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+
+
+RAY = """
+import sys
+import ray
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=500_000_000)
+print(ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def shared_ray() -> Iterator[str]:
+    """The address of a Ray for commands in this process, which would start one each."""
+    environment = {**ENVIRONMENT, "RAY_AUTH_MODE": "disabled"}  # this process has no token of another Ray
+    with subprocess.Popen(
+        [sys.executable, "-c", RAY], text=True, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as started:
+        assert started.stdout is not None
+        yield started.stdout.readline().strip()
 
 
 def said(*arguments: str, ray: str | None = None) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import pytest
 
-from commands import refusal, said
+from commands import refusal, said, shared_ray
 from tiny_bundles import save_tiny_bundle
 
 TINY = {"encoder": {"width": 16, "heads": 2}, "decoder_heads": 2}
@@ -21,8 +22,14 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ]
 
 
+@pytest.fixture(scope="module")
+def ray() -> Iterator[str]:
+    with shared_ray() as address:
+        yield address
+
+
 @pytest.mark.slow
-def test_crossed_settings_are_shown_in_a_table_and_on_a_page(bundles, small_dataset, tmp_path):
+def test_crossed_settings_are_shown_in_a_table_and_on_a_page(bundles, small_dataset, ray, tmp_path):
     (tmp_path / "words.tsv").write_text("".join(f"{number}\t1\n" for number in range(1, 10)))
     settings = tmp_path / "decode.yaml"
     settings.write_text(
@@ -30,7 +37,8 @@ def test_crossed_settings_are_shown_in_a_table_and_on_a_page(bundles, small_data
         "members: [[one], [one, two]]\n"
     )
     out = tmp_path / "out"
-    shown = said("decode-sweep", *bundles, str(small_dataset), "--settings", str(settings), "--out", str(out))
+    command = ["decode-sweep", *bundles, str(small_dataset), "--settings", str(settings), "--out", str(out)]
+    shown = said(*command, ray=ray)
     swept = json.loads((out / "decode.json").read_text())
     assert len(swept["rows"]) == 16 and swept["split"] == "val"
     assert "8 combinations contradict themselves and were left out" in " ".join(shown.split())
@@ -39,11 +47,10 @@ def test_crossed_settings_are_shown_in_a_table_and_on_a_page(bundles, small_data
 
 
 @pytest.mark.slow
-def test_quick_validation_answers_its_two_questions_and_recommends(bundles, small_dataset, tmp_path):
+def test_quick_validation_answers_its_two_questions_and_recommends(bundles, small_dataset, ray, tmp_path):
     out = tmp_path / "results.json"
-    shown = said(
-        "validate", *bundles, str(small_dataset), "--out", str(out), "--quick", "--budget-ms", "0.0001", "--graphemes"
-    )
+    asked = ["--out", str(out), "--quick", "--budget-ms", "0.0001", "--graphemes"]
+    shown = said("validate", *bundles, str(small_dataset), *asked, ray=ray)
     results = json.loads(out.read_text())
     assert results["cer_unit"] == "graphemes"
     assert len(results["methods"]) == 11

@@ -7,7 +7,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from commands import ENVIRONMENT, GLYPHRUN, said
+from commands import ENVIRONMENT, GLYPHRUN, said, shared_ray
 from glyphrun.data.sample import iterate_samples
 from glyphrun.sweeps.experiment import Experiment
 from glyphrun.sweeps.plan import plan_trials
@@ -25,22 +24,13 @@ GROUPS = ("data", "adapter", "lm", "lexicon")
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.S)
 
 
-RAY = """
-import sys
-import ray
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=500_000_000)
-print(ray.get_runtime_context().gcs_address, flush=True)
-sys.stdin.read()
-"""
-
-
 def block_with(words: str) -> list[str]:
     return next(block for block in BLOCKS if words in block).strip().splitlines()
 
 
 @dataclass(frozen=True)
 class Newcomer:
-    """Types what the README says into a folder of his own. ray: what his verbs share, which would start one each."""
+    """Types what the README says into a folder of his own. ray: the address of what his verbs share."""
 
     folder: Path
     ray: str
@@ -65,11 +55,8 @@ def newcomer(tmp_path_factory):
     """Who has run the README's block of verbs, and what each verb printed."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "experiments").symlink_to(Path(__file__).parents[2] / "experiments")
-    # The verbs run in this process, which has no token of another Ray.
-    environment = {**ENVIRONMENT, "RAY_AUTH_MODE": "disabled"}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", RAY], text=True, env=environment, **pipes) as started:
-        newcomer = Newcomer(folder, started.stdout.readline().strip())
+    with shared_ray() as ray:
+        newcomer = Newcomer(folder, ray)
         yield newcomer, newcomer.types_block("data simulate")
 
 
