@@ -32,6 +32,7 @@ from glyphrun_serve.local_ray import folder_for_haproxy, serve_variables, with_v
 from glyphrun_serve.release_root import Terms
 from glyphrun_serve.sample_log import SampleLog
 from glyphrun_serve.schemas import ColdStart, Ready
+from glyphrun_serve.serve_error import ServeError
 
 APPLICATION = "glyphrun"
 READY_WITHIN_S = 120.0
@@ -44,10 +45,6 @@ def _adapter_name(name: str) -> str:
 
 
 AdapterName = Annotated[str, AfterValidator(_adapter_name)]
-
-
-class ServeError(RuntimeError):
-    """The server cannot be started; the message says what to do."""
 
 
 class ServeSettings(BaseModel):

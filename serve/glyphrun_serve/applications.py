@@ -8,7 +8,8 @@ from time import monotonic, sleep
 from ray import serve
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
-from glyphrun_serve.app import APPLICATION, ServeError
+from glyphrun_serve.app import APPLICATION
+from glyphrun_serve.serve_error import ServeError
 
 START_WITHIN_S = 300.0
 LOOK_S = 0.25
@@ -26,10 +27,10 @@ def deploy(name: str, graph: serve.Application, route: str | None) -> None:
 def await_running(name: str, say: Say, look: Callable[[], None] = lambda: None) -> None:
     """Until all replicas of an application are ready. look: called again and again meanwhile.
 
-    say: is told once of each deployment what it waits for. Raises ServeError if it fails, is removed or takes too long.
+    say: is told once of each thing that a deployment waits for. Raises ServeError if it fails, is removed or takes too long.
     """
     until = monotonic() + START_WITHIN_S
-    told: set[str] = set()
+    told = {""}
     while True:
         look()
         found = serve.status().applications.get(name)
@@ -40,12 +41,13 @@ def await_running(name: str, say: Say, look: Callable[[], None] = lambda: None) 
         if found.status == ApplicationStatus.DEPLOY_FAILED or monotonic() > until:
             parts = found.deployments.items()
             said = "; ".join(f"{part}: {state.message.strip()}" for part, state in parts if state.message)
-            raise ServeError(f"{name} did not get ready: {said or 'nobody knows why'}")
+            raise ServeError(f"{name} did not get ready: {said or found.message.strip() or 'nobody knows why'}")
         # Serve says after half a minute what it waits for, such as resources that no node has.
         for part, state in found.deployments.items():
-            if state.message and part not in told:
-                told.add(part)
-                say(f"{part} is not ready yet: {state.message.strip()}")
+            words = state.message.strip()
+            if words not in told:
+                told.add(words)
+                say(f"{part} is not ready yet: {words}")
         sleep(LOOK_S)
 
 

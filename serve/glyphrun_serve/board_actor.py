@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from time import monotonic
+from time import monotonic, time_ns
 from typing import Any
 
 import ray
@@ -25,7 +25,7 @@ class ReleaseBoard:
     def __init__(self) -> None:
         import scipy.stats  # noqa: F401  # a second, in which gateways would take the board for dead when it is first needed
 
-        self._board = Board()
+        self._board = Board(start=time_ns())
         self._removals: set[asyncio.Task[None]] = set()
 
     async def exchange(self, news: News) -> Table:
@@ -33,17 +33,23 @@ class ReleaseBoard:
         table = self._board.exchange(news, monotonic())
         ended = self._board.status(monotonic()).ended
         if ended is not None and ended is not given_up:
-            task = asyncio.create_task(_remove(ended.plan.application))
+            task = asyncio.create_task(self._remove(ended.plan.application))
             self._removals.add(task)
             task.add_done_callback(self._removals.discard)
         return table
 
-    async def post(self, plan: Plan | None) -> Table:
-        return self._board.post(plan)
+    async def post(self, plan: Plan | None, instead_of: Plan | None = None) -> Table | None:
+        return self._board.post(plan, instead_of)
 
     @ray.method(max_task_retries=-1)
     async def status(self) -> Status:
         return self._board.status(monotonic())
+
+    async def _remove(self, application: str) -> None:
+        await asyncio.sleep(FOLLOWED_S)
+        plan = self._board.status(monotonic()).table.plan
+        if plan is None or plan.application != application:  # it may have been given another chance meanwhile
+            await asyncio.to_thread(serve.delete, application, False)
 
 
 def board_for_release() -> Any:
@@ -80,8 +86,3 @@ class BoardLine:
         except (RayError, TimeoutError):
             self._board = None
             return None
-
-
-async def _remove(application: str) -> None:
-    await asyncio.sleep(FOLLOWED_S)
-    await asyncio.to_thread(serve.delete, application, False)

@@ -14,12 +14,16 @@ GONE_S = 3.0
 
 @dataclass(frozen=True)
 class Status:
-    """gateways: the last news of each that is there; ended: how the last release was given up, if it was."""
+    """gateways: the last news of each that is there."""
 
     table: Table
     seen: Comparison
     gateways: list[News]
-    ended: Ended | None
+
+    @property
+    def ended(self) -> Ended | None:
+        """How the last release was given up, if it was."""
+        return self.table.ended
 
 
 class Board:
@@ -28,17 +32,20 @@ class Board:
     One that was started again takes the plan from the gateways; only what they had seen before is forgotten.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, start: int = 0) -> None:
+        """start: what the numbers of its words are above; higher than those of all boards before it."""
+        self._start = start
         self._table = Table()
         self._decides = False
         self._seen = Comparison()
-        self._ended: Ended | None = None
         self._gateways: dict[str, tuple[float, News]] = {}
 
-    def post(self, plan: Plan | None) -> Table:
-        """The table from now on, with nothing seen yet."""
+    def post(self, plan: Plan | None, instead_of: Plan | None = None) -> Table | None:
+        """The table from now on, with nothing seen yet. None, and nothing changes, if what it is to follow was given up."""
+        if instead_of is not None and self._table.revision and self._table.plan != instead_of:
+            return None
         self._decide(plan)
-        self._seen, self._ended = Comparison(), None
+        self._seen = Comparison()
         return self._table
 
     def exchange(self, news: News, now: float) -> Table:
@@ -53,13 +60,12 @@ class Board:
         self._seen.add(news.seen)
         fault = None if plan.mode == "all" else fault_of(self._seen, plan.bounds)
         if fault:
-            self._decide(None)
-            self._ended = Ended(plan, fault)
+            self._decide(None, Ended(plan, fault))
         return self._table
 
     def status(self, now: float) -> Status:
         self._gateways = {name: told for name, told in self._gateways.items() if now - told[0] < GONE_S}
-        return Status(self._table, self._seen, [news for _, news in self._gateways.values()], self._ended)
+        return Status(self._table, self._seen, [news for _, news in self._gateways.values()])
 
-    def _decide(self, plan: Plan | None) -> None:
-        self._table, self._decides = Table(self._table.revision + 1, plan), True
+    def _decide(self, plan: Plan | None, ended: Ended | None = None) -> None:
+        self._table, self._decides = Table(max(self._table.revision, self._start) + 1, plan, ended), True

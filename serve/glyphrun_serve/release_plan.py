@@ -27,11 +27,24 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Ended:
+    """A plan that was given up, and why."""
+
+    plan: Plan
+    reason: str
+
+
+@dataclass(frozen=True)
 class Table:
-    """The last word of the board. Its first words are number 0: there is no plan, or none that it still knows of."""
+    """The last word of the board. Its first words are number 0: there is no plan, or none that it still knows of.
+
+    Later ones have higher numbers, also those of a board that comes after it. ended: how the last plan was given up, if it
+    was.
+    """
 
     revision: int = 0
     plan: Plan | None = None
+    ended: Ended | None = None
 
 
 @dataclass(frozen=True)
@@ -47,11 +60,3 @@ class News:
     told: Table = Table()
     champion_busy: int = 0
     challenger_busy: int = 0
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A plan that was given up, and why."""
-
-    plan: Plan
-    reason: str

@@ -20,16 +20,20 @@ from ray.serve.exceptions import RayServeException
 
 from glyphrun.bundle import parse_manifest
 from glyphrun_serve.announced import AUTH, Announcement
-from glyphrun_serve.app import APPLICATION, ServeError, ServeSettings, application, challenger
+from glyphrun_serve.app import APPLICATION, ServeSettings, application, challenger
 from glyphrun_serve.applications import LOOK_S, Say, await_running, beside, deploy, replicas
 from glyphrun_serve.board_actor import board_for_release, known_board
+from glyphrun_serve.comparison import Comparison
 from glyphrun_serve.graph import GATEWAY, GRACE_S, RECOGNIZER, Options
 from glyphrun_serve.release_board import Status
 from glyphrun_serve.release_plan import Mode, Plan, Table
 from glyphrun_serve.release_root import Terms
+from glyphrun_serve.serve_error import ServeError
 from glyphrun_serve.verdict import Bounds
 
 CALL_S = 10.0
+# In which all gateways have told a board that was started again what it said before.
+HEARD_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -89,15 +93,7 @@ def running(chosen: tuple[ServeSettings, Options] | None = None) -> Running:
 def under_way() -> Plan | None:
     """The release that has begun and not ended."""
     board = known_board()
-    return status_of(board).table.plan if board is not None else None
-
-
-def status_of(board: Any) -> Status:
-    """What a board knows. Raises ServeError if it has gone."""
-    try:
-        return ray.get(board.status.remote(), timeout=CALL_S)
-    except RayError as error:
-        raise ServeError(f"The release cannot be followed: {error}") from error
+    return _heard(board).table.plan if board is not None else None
 
 
 def begin(
@@ -105,8 +101,9 @@ def begin(
 ) -> Any:
     """A canary or a shadow of a bundle beside the champion; the board that compares them, and may have given it up already.
 
-    One of this version that is under way goes on as what is wanted now, unless afresh. Raises ServeError if the bundle does
-    not get ready, of which nothing is left then and which the champion has not noticed, or while the champion is replaced.
+    One of this version that is under way goes on as what is wanted now, unless afresh. Raises ServeError while the champion
+    is replaced, if what was to go on has just been given up, or if the bundle does not get ready, of which nothing is left
+    then and which the champion has not noticed.
     """
     version, plan = _version(bundle), under_way()
     if plan is not None and plan.mode == "all":  # its replicas may be half of one version and half of another
@@ -118,9 +115,9 @@ def begin(
     name = plan.application if plan is not None and goes_on else _start_beside(server, bundle, say)
     board = board_for_release()
     try:
-        _post(board, Plan(name, version, mode, percent, bounds), server)
-    except ServeError:
-        with suppress(ServeError):
+        _post(board, Plan(name, version, mode, percent, bounds), server, instead_of=plan if goes_on else None)
+    except BaseException:
+        with suppress(ServeError, RayError):
             end(server, lambda _: None)
         raise
     return board
@@ -128,9 +125,12 @@ def begin(
 
 def end(server: Running, say: Say) -> bool:
     """End the release that is under way, if any: the champion alone reads. Says whether there was one."""
-    board, left = known_board(), beside()
+    board, left, plan = known_board(), beside(), None
     if board is not None:
-        plan = status_of(board).table.plan
+        status = _heard(board)
+        plan = status.table.plan
+        if status.ended is not None:
+            say(f"Version {status.ended.plan.version} was given up: {status.ended.reason}")
         if plan is not None and plan.mode == "all":  # its replacement broke off, perhaps half done
             await_running(APPLICATION, say)
         elif plan is not None:
@@ -138,7 +138,8 @@ def end(server: Running, say: Say) -> bool:
         _post(board, None, server, idle="challenger")
         ray.kill(board)
     for name in left:
-        serve.delete(name)
+        # Of a process that was killed there may be replicas that nobody asks and that take their time to go.
+        serve.delete(name, _blocking=plan is not None and plan.application == name)
     return bool(left)
 
 
@@ -149,25 +150,25 @@ def replace(server: Running, bundle: Path, say: Say, *, afresh: bool = False) ->
     what the bundle is served with since. Raises ServeError if it does not get ready; the champion has not noticed then.
     """
     version = _version(bundle)
-    plan = under_way()
+    before = plan = under_way()
     if not afresh and plan is not None and plan.version == version and _wide_enough(plan.application, server):
         name, terms = plan.application, _terms(plan.application)
         server = Running(server.terms, ServeSettings.model_validate(terms.settings), terms.options)
     else:
         # What was replacing the champion reads on until this one does.
         ending = plan is None or plan.mode != "all"
-        name = _start_beside(server, bundle, say, ending=ending, like_champion=True)
+        name, before = _start_beside(server, bundle, say, ending=ending, like_champion=True), None
     board = board_for_release()
     plan = Plan(name, version, "all")
-    _post(board, plan, server, idle="champion")
+    _post(board, plan, server, idle="champion", instead_of=before)
     say(f"Version {version} answers; its replicas take the place of version {server.version}'s")
     server = replaced(server, settings=server.settings.model_copy(update={"bundle": bundle}))
     deploy(APPLICATION, application(server.settings, server.options, server.terms.guard, in_place=True), "/")
 
     def hold() -> None:
         with suppress(ServeError, RayError):  # while it is started again
-            if status_of(board).table.plan != plan:  # it has forgotten what it said, and no gateway had heard it
-                ray.get(board.post.remote(plan))
+            if _status(board).table.plan != plan:  # it has forgotten what it said, and no gateway had heard it
+                ray.get(board.post.remote(plan), timeout=CALL_S)
 
     try:
         await_running(APPLICATION, say, hold)
@@ -183,14 +184,17 @@ def replace(server: Running, bundle: Path, say: Say, *, afresh: bool = False) ->
 def watch(board: Any, for_s: float | None = None) -> Iterator[Status]:
     """What is seen of a canary or shadow, twice a second, until it is none any more or for some seconds."""
     until = monotonic() + for_s if for_s is not None else None
-    status: Status | None = None
+    last = Status(Table(), Comparison(), [])
     while True:
         try:
-            status = status_of(board)
+            status = _status(board)
         except ServeError:
-            if status is None or known_board() is not None:
+            if known_board() is not None:
                 raise
-            status = replaced(status, table=Table())  # who ends a release removes its board
+            status = replaced(last, table=Table())  # who ends a release removes its board,
+        if status.table.plan is None and status.ended is None:
+            status = replaced(last, table=Table())  # which has forgotten before what was seen
+        last = status
         yield status
         plan = status.table.plan
         if plan is None or plan.mode == "all" or (until is not None and monotonic() >= until):
@@ -226,7 +230,7 @@ def _start_beside(server: Running, bundle: Path, say: Say, *, ending: bool = Tru
         deploy(name, graph, None)
         await_running(name, say)
     except BaseException:
-        serve.delete(name)
+        serve.delete(name, _blocking=False)  # nobody has ever asked it
         raise
     return name
 
@@ -237,33 +241,66 @@ def _post(
     server: Running,
     *,
     idle: Literal["champion", "challenger"] | None = None,
+    instead_of: Plan | None = None,
 ) -> None:
     """Tell all gateways, and return when they follow and the one that is not asked any more has answered what it had.
 
-    A challenger may be given up before the last of them follows, which ends the wait.
+    A challenger may be given up before the last of them follows, which ends the wait. Raises ServeError if what the plan is
+    to take the place of was given up before.
     """
-    table: Table = ray.get(board.post.remote(plan))
     until = monotonic() + server.settings.limits.answer_s + GRACE_S
+    if not _posted(board, plan, instead_of, until):
+        ended = _status(board).ended
+        said = f"was given up: {ended.reason}" if ended else "is not beside the champion any more"
+        raise ServeError(f"Version {instead_of.version if instead_of else ''} {said}")
     while True:
-        status = status_of(board)
-        if status.ended is not None:
+        status = _status(board)
+        if status.ended is not None and status.ended.plan == plan:
             return
-        if status.table.plan != plan:
-            raise ServeError(
-                "Who compares versions was started again before all gateways knew of the release: repeat it"
-            )
+        if status.table.plan != plan:  # the board was started again before a gateway had heard of it
+            _posted(board, plan, None, until)
+            status = _status(board)
         there = replicas(APPLICATION).get(GATEWAY, 0)
         if len(status.gateways) >= there and all(
-            news.revision == table.revision
+            news.revision == status.table.revision
             and not (idle == "champion" and news.champion_busy)
             and not (idle == "challenger" and news.challenger_busy)
             for news in status.gateways
         ):
             return
         if monotonic() > until:
-            following = sum(news.revision == table.revision for news in status.gateways)
+            following = sum(news.revision == status.table.revision for news in status.gateways)
             raise ServeError(f"Only {following} of {there} gateways follow the release: look at the log of the server")
         sleep(LOOK_S)
+
+
+def _posted(board: Any, plan: Plan | None, instead_of: Plan | None, until: float) -> bool:
+    """Whether the board took a plan, which is told again and again while it is being started."""
+    while True:
+        try:
+            return ray.get(board.post.remote(plan, instead_of), timeout=CALL_S) is not None
+        except RayError as error:
+            if monotonic() > until:
+                raise ServeError(f"The server cannot be told of the release: {error}") from error
+            sleep(LOOK_S)
+
+
+def _heard(board: Any) -> Status:
+    """What a board knows once all gateways have told it what they know."""
+    until = monotonic() + HEARD_S
+    while True:
+        status = _status(board)
+        heard = status.table.revision or len(status.gateways) >= replicas(APPLICATION).get(GATEWAY, 0)
+        if heard or monotonic() > until:
+            return status
+        sleep(LOOK_S)
+
+
+def _status(board: Any) -> Status:
+    try:
+        return ray.get(board.status.remote(), timeout=CALL_S)
+    except RayError as error:
+        raise ServeError(f"The release cannot be followed, for its server does not answer: {error}") from error
 
 
 def _terms(name: str) -> Terms:

@@ -27,9 +27,9 @@ def test_the_board_adds_up_what_gateways_saw_and_gives_a_challenger_up_by_itself
     assert board.exchange(news("a", table, seen((10, 0), (0, 2))), 2) == table
     assert board.status(2).seen.challenger.failed == 2
     after = board.exchange(news("b", table, seen((17, 0), (0, 1))), 3)
-    assert after == Table(table.revision + 1, None)
     status = board.status(3)
     assert status.ended is not None and status.ended.plan == CANARY
+    assert after == Table(table.revision + 1, None, status.ended)
     assert status.ended.reason.startswith("it failed on 3 of 3 items, the champion on 0 of 27")
     assert {told.gateway for told in status.gateways} == {"a", "b"}
     assert [told.gateway for told in board.status(2 + GONE_S).gateways] == ["b"]
@@ -53,11 +53,27 @@ def test_a_board_that_is_started_again_goes_on_with_what_gateways_were_told() ->
     # It judges by the bounds of the plan, and what it has decided itself is not overruled by what was told before it.
     assert board.exchange(news("a", told, seen((100, 0), (60, 40))), 2) == told
     ended = board.exchange(news("a", told, seen((0, 0), (0, 200))), 3)
-    assert ended == Table(told.revision + 1, None)
+    assert (ended.revision, ended.plan) == (told.revision + 1, None)
     assert board.exchange(news("slow", told), 4) == ended
-    afresh = Board()
-    assert afresh.post(ALL) == Table(1, ALL)
-    assert afresh.exchange(News("a", 0, Comparison(), ended), 5) == Table(1, ALL)
+    # Another one knows that it was given up and why, and its own words count for more, though it was told nothing.
+    again = Board()
+    again.exchange(News("a", 0, Comparison(), ended), 5)
+    assert again.status(5).ended == board.status(5).ended is not None
+    afresh = Board(start=100)
+    assert afresh.post(ALL) == Table(101, ALL)
+    assert afresh.exchange(News("a", 0, Comparison(), ended), 5) == Table(101, ALL)
+
+
+def test_what_was_given_up_meanwhile_does_not_take_the_champions_place() -> None:
+    board = Board()
+    canary = board.post(CANARY)
+    ended = board.exchange(news("a", canary, seen((200, 0), (0, 200))), 0)
+    assert ended.plan is None
+    assert board.post(ALL, instead_of=CANARY) is None
+    assert board.status(0).table == ended
+    assert board.post(ALL) == Table(ended.revision + 1, ALL)
+    # One that was started again does not know it yet, and is told.
+    assert Board().post(ALL, instead_of=CANARY) == Table(1, ALL)
 
 
 def test_a_gateway_follows_the_board_and_without_its_word_the_champion_alone_reads() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -96,9 +98,9 @@ def deploy(
         show_token(found)
 
         from glyphrun_serve import releasing
-        from glyphrun_serve.app import ServeError
         from glyphrun_serve.config_check import read_config
         from glyphrun_serve.release_turn import release_turn
+        from glyphrun_serve.serve_error import ServeError
         from glyphrun_serve.verdict import Bounds
 
         bounds = Bounds(errors=errors, latency_ms=latency_ms, slower=slower, least=least)
@@ -107,7 +109,10 @@ def deploy(
             with release_turn(_say):
                 server = releasing.running(None if chosen is None else (chosen.settings, chosen.options))
                 _expect_name(server, name, found.address)
-                version = int(wanted or current)
+                version = int(
+                    wanted or known.model(name).version
+                )  # another process may have moved the pointer meanwhile
+                bundle = known.resolve(f"{name}@{version}")
                 if canary is None and not shadow:
                     _replace(known, server, bundle, version, "deploy", afresh=config is not None)
                     return
@@ -117,7 +122,7 @@ def deploy(
                 board = releasing.begin(server, bundle, how, share, bounds, _say, afresh=config is not None)  # type: ignore[arg-type]
                 settings = server.settings.model_dump(mode="json")
                 _note(known, name, version, how, settings, server.options, share=canary, replaced=server.version)
-            last = _watched(board, server, version, seconds) if watch else releasing.status_of(board)
+            last = _watched(board, server, version, seconds) if watch else next(releasing.watch(board))
             _conclude(last, server, version)
 
 
@@ -147,9 +152,11 @@ def rollback(
         if server:
             try:
                 _roll_back_server(known, name, model.version, address)
-            except BaseException:
+            except BaseException as error:
                 # The same command would go back by one more version.
                 _say(f"The server may not have version {model.version} yet: `glyphrun deploy {name}` gives it to it")
+                if isinstance(error, KeyboardInterrupt):
+                    raise typer.Exit(130) from None
                 raise
 
 
@@ -162,8 +169,9 @@ def _roll_back_server(known: Registry, name: str, version: int, address: str | N
     show_token(found)
 
     from glyphrun_serve import releasing
-    from glyphrun_serve.app import ServeError, ServeSettings
+    from glyphrun_serve.app import ServeSettings
     from glyphrun_serve.release_turn import release_turn
+    from glyphrun_serve.serve_error import ServeError
 
     bundle = known.resolve(f"{name}@{version}")
     with releasing.connected(found), release_turn(_say):
@@ -187,7 +195,10 @@ def _replace(known: Registry, server: Running, bundle: Path, version: int, how: 
     from glyphrun_serve.applications import settled
 
     if str(version) == server.version and (how == "rollback" or not afresh) and settled():
+        plan = releasing.under_way()
         ended = releasing.end(server, _say)
+        if plan is not None and plan.mode == "all" and server.terms.settings is not None:  # what broke off is finished
+            _note(known, server.name, version, how, server.terms.settings, server.terms.options)
         _say(f"The server answers with version {version}{' alone' if ended else ' already'}")
         return
     before = server.terms
@@ -227,10 +238,12 @@ def _watched(board: Any, server: Running, version: int, seconds: float | None) -
     """Shows what is seen of a canary or shadow; what was seen last."""
     from glyphrun_serve import releasing
 
-    last = releasing.status_of(board)
+    seen = releasing.watch(board, seconds)
+    last = next(seen)
     try:
         with Live(console=console, auto_refresh=False, transient=not console.is_terminal) as live:
-            for last in releasing.watch(board, seconds):
+            for status in chain([last], seen):
+                last = status
                 live.update(_compared(last.seen, server.version, str(version)), refresh=console.is_terminal)
     except KeyboardInterrupt:
         pass
@@ -242,11 +255,11 @@ def _watched(board: Any, server: Running, version: int, seconds: float | None) -
 def _conclude(last: Status, server: Running, version: int) -> None:
     """What is to be said of a release that is watched no longer. Raises ServeError if it was given up."""
     from glyphrun_serve import releasing
-    from glyphrun_serve.app import ServeError
     from glyphrun_serve.release_turn import release_turn
+    from glyphrun_serve.serve_error import ServeError
 
     if last.ended is not None:
-        with release_turn(_say):
+        with suppress(ServeError), release_turn(_say):
             if releasing.under_way() is None:  # else another process has released something meanwhile
                 releasing.end(server, lambda _: None)
         raise ServeError(f"Version {version} was given up: {last.ended.reason}")
@@ -298,7 +311,7 @@ def _show_history(known: Registry, name: str) -> None:
 
 
 def _expect_name(server: Running, name: str, ray: str) -> None:
-    from glyphrun_serve.app import ServeError
+    from glyphrun_serve.serve_error import ServeError
 
     if server.name != name:
         raise ServeError(
@@ -309,7 +322,7 @@ def _expect_name(server: Running, name: str, ray: str) -> None:
 def _expect_registry(server: Running, known: Registry) -> None:
     """A server that nobody has named may be of another registry that has this name too."""
     from glyphrun.versions import RegistryError
-    from glyphrun_serve.app import ServeError
+    from glyphrun_serve.serve_error import ServeError
 
     try:
         ours = known.resolve(f"{server.name}@{server.version}").resolve()
