@@ -109,9 +109,8 @@ def deploy(
             with release_turn(_say):
                 server = releasing.running(None if chosen is None else (chosen.settings, chosen.options))
                 _expect_name(server, name, found.address)
-                version = int(
-                    wanted or known.model(name).version
-                )  # another process may have moved the pointer meanwhile
+                # Another process may have moved the pointer meanwhile.
+                version = int(wanted or known.model(name).version)
                 bundle = known.resolve(f"{name}@{version}")
                 if canary is None and not shadow:
                     _replace(known, server, bundle, version, "deploy", afresh=config is not None)
