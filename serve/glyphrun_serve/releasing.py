@@ -187,7 +187,7 @@ def watch(board: Any, for_s: float | None = None) -> Iterator[Status]:
     last = Status(Table(), Comparison(), [])
     while True:
         try:
-            status = _status(board)
+            status = _heard(board)
         except ServeError:
             if known_board() is not None:
                 raise
