@@ -34,7 +34,8 @@ sys.stdin.read()
 @contextmanager
 def shared_ray() -> Iterator[str]:
     """The address of a Ray for commands in this process, which would start one each."""
-    environment = {**ENVIRONMENT, "RAY_AUTH_MODE": "disabled"}  # this process has no token of another Ray
+    # A process shows a token from then on that it has started a Ray itself.
+    environment = {**ENVIRONMENT, "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled")}
     with subprocess.Popen(
         [sys.executable, "-c", RAY], text=True, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as started:
