@@ -5,7 +5,6 @@
 import logging
 import os
 import re
-import socket
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
@@ -29,6 +28,7 @@ from glyphrun_serve.batching import Batching
 from glyphrun_serve.graph import GRACE_S, Options, Plant, Resources, challenger_graph, graph, model_card
 from glyphrun_serve.limits import Limits
 from glyphrun_serve.local_ray import folder_for_haproxy, serve_variables, with_variables
+from glyphrun_serve.ports import free_port
 from glyphrun_serve.release_root import Terms
 from glyphrun_serve.sample_log import SampleLog
 from glyphrun_serve.schemas import ColdStart, Ready
@@ -214,18 +214,6 @@ def run(
         server.stop()
         raise
     return replace(server, started=started, ready_s=monotonic() - began)
-
-
-def free_port(host: str, port: int) -> int:
-    """The port if nothing listens on it, or any free one for 0. Raises ServeError if it is taken."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            message = f"{host}:{port} cannot be listened on ({error.strerror}); choose another port, or 0 for any."
-            raise ServeError(message) from error
-        return int(probe.getsockname()[1])
 
 
 def _deployment_messages() -> str:

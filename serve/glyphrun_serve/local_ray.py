@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
 from tempfile import mkdtemp
+
+from glyphrun_serve.ports import free_ports
 
 # Serve's loops beside those of replicas cost a request switches between threads, which few processors feel.
 ONE_LOOP = {"RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0", "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
@@ -72,12 +73,3 @@ def with_variables(variables: Mapping[str, str]) -> Iterator[None]:
     finally:
         for name in variables:
             del os.environ[name]
-
-
-def free_ports(count: int) -> list[int]:
-    """Different ports on which nothing listens."""
-    with ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("", 0))
-        return [probe.getsockname()[1] for probe in probes]

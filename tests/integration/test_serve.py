@@ -24,9 +24,10 @@ from glyphrun.data.sample import DatasetError, iterate_samples
 from glyphrun.engine import Engine
 from glyphrun.models.lora import LoraSettings
 from glyphrun.text import DIGITS
-from glyphrun_serve.app import Server, ServeSettings, free_port, run
+from glyphrun_serve.app import Server, ServeSettings, run
 from glyphrun_serve.batching import Batching
 from glyphrun_serve.limits import Limits
+from glyphrun_serve.ports import free_port
 from glyphrun_serve.sample_log import SampleLog
 from glyphrun_serve.serve_error import ServeError
 from lora_recognizers import adapt

