@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,8 @@ import ray._private.parameter
 import yaml
 from ray._private.parameter import RayParams
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FakeMultiNodeProvider
+
+from glyphrun_serve.ports import free_ports
 
 BIN = Path(sys.executable).parent
 T4 = {"CPU": 1, "GPU": 1, "accelerator_type:T4": 1, "object_store_memory": 100_000_000}
@@ -80,7 +82,7 @@ def local_cluster(t4_nodes: int) -> Iterator[Head]:
     It asks for a token, since whoever reaches a job server runs what he likes.
     """
     folder = Path(tempfile.mkdtemp(prefix="gr", dir="/tmp"))  # sockets inside it must have short paths
-    port, dashboard, agent, client = _free_ports(4)
+    port, dashboard, agent, client = free_ports(4)
     (folder / "cluster.yaml").write_text(
         yaml.safe_dump(_cluster_file(f"{ray.util.get_node_ip_address()}:{port}", t4_nodes))
     )
@@ -150,14 +152,6 @@ def _cluster_file(gcs: str, t4_nodes: int) -> dict[str, Any]:
         "file_mounts": {},
         "file_mounts_sync_continuously": False,
     }
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as doors:
-        taken = [doors.enter_context(socket.socket()) for _ in range(count)]
-        for door in taken:
-            door.bind(("", 0))
-        return [door.getsockname()[1] for door in taken]
 
 
 def _answers(port: int) -> bool:
