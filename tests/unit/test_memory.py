@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import multiprocessing
 import re
-import resource
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +26,7 @@ from glyphrun.text import DIGITS, Codec
 from glyphrun.training.fit import TrainSettings, fit
 from glyphrun.training.memory import smaller_batches
 from glyphrun.training.parallel import Workers
+from little_memory import allow
 
 CPU, CODEC, PROCESSOR = torch.device("cpu"), Codec(DIGITS, 2), ImageProcessor(height=32, width=128)
 
@@ -54,15 +53,6 @@ def train(model: Recognizer, batch_size: int, accumulate: int, folder: Path, wor
 
     several = {} if workers is None else {"workers": workers}
     list(fit(model, CODEC, PROCESSOR, arrays, score, plan, folder, device=CPU, precision="float32", **several))
-
-
-def allow(megabytes: int) -> None:
-    """From here on this process gets so much more memory and no more."""
-    # glibc would keep what is freed for later, in pieces; with a fixed threshold of 128 KiB the limit counts what is used.
-    ctypes.CDLL(None).mallopt(-3, 131_072)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    most = pages * resource.getpagesize() + megabytes * 2**20
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def run(action: Callable[..., None], folder: Path, **arguments: int) -> Any:
@@ -168,7 +158,7 @@ def test_a_recognizer_whose_moments_alone_are_too_large_is_told_so(tmp_path):
 
 
 def test_an_engine_that_has_too_little_memory_reads_the_largest_number_of_items_that_fits(tmp_path):
-    fits, read, said = run(read_limited, tmp_path, megabytes=40)
+    fits, read, said = run(read_limited, tmp_path, megabytes=64)
     assert 1 <= fits == read <= 32
     assert f"items at once do not fit in memory, and {fits} do: give at most {fits} at a time" in said
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from glyphrun.sweeps.plan import Trial, plan_trials
 from glyphrun.sweeps.training import Measure, load_splits, train_trial
 from glyphrun.sweeps.trials import as_changed, begin, read_change, read_outcome, read_record, trial_folder
 from glyphrun.text import DIGITS
+from little_memory import allow
 
 TRAIN = {"steps": 4, "batch_size": 8, "evaluate_every": 2, "checkpoint_every": 2, "warmup": 1, "frames_per_item": 1}
 
@@ -55,10 +54,7 @@ def starve(dataset: Path, folder: Path, megabytes: int, batch_sizes: dict[str, i
     torch.set_num_threads(1)
     patches = {"encoder": {"width": 32, "heads": 2, "stem": "patch", "patch": [2, 2]}, "decoder_heads": 2}
     train(one_trial(patches, batch_size=2, steps=2), folder / "first", dataset)
-    ctypes.CDLL(None).mallopt(-3, 131_072)  # what is freed is given back, so that the limit counts what is used
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    most = pages * resource.getpagesize() + megabytes * 2**20
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    allow(megabytes)
     for run, batch_size in batch_sizes.items():
         try:
             train(one_trial(patches, batch_size=batch_size), folder / run, dataset)
@@ -68,7 +64,7 @@ def starve(dataset: Path, folder: Path, megabytes: int, batch_sizes: dict[str, i
 
 def test_a_trial_that_runs_out_of_memory_goes_on_once_with_half_the_batch_and_says_so(small_dataset, tmp_path):
     processes = multiprocessing.get_context("spawn")
-    process = processes.Process(target=starve, args=(small_dataset, tmp_path, 60, {"fits": 32, "does-not": 60}))
+    process = processes.Process(target=starve, args=(small_dataset, tmp_path, 80, {"fits": 32, "does-not": 60}))
     process.start()
     process.join()
     assert process.exitcode == 0
