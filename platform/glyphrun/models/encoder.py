@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from timm.layers import PatchEmbed
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from glyphrun.models.multiscale import DepthFusion, depths
+from glyphrun.models.vision_transformer import NORM_EPSILON, Block, initialise, normal_
 from glyphrun.models.waves import place_waves
 
 
@@ -44,23 +43,34 @@ class EncoderSettings(BaseModel):
         return self
 
 
-class ConvolutionalStem(PatchEmbed):
+class PatchEmbedding(nn.Module):
+    """A linear projection of each patch of a frame."""
+
+    def __init__(self, patch: tuple[int, int], width: int) -> None:
+        super().__init__()
+        self.proj: nn.Module = nn.Conv2d(3, width, patch, stride=patch)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """frames: (N, 3, H, W) → (N, S, D), a row of patches after another."""
+        return self.proj(frames).flatten(2).transpose(1, 2)
+
+
+class ConvolutionalStem(PatchEmbedding):
     """Two convolutions at half and two at a quarter of the resolution, then a projection of what is left of each patch.
 
     At small width and short training it learns several times faster than a linear patch embedding (arXiv 2106.14881).
     """
 
-    def __init__(self, *args: Any, embed_dim: int, patch_size: tuple[int, int], **kwargs: Any) -> None:
-        super().__init__(*args, embed_dim=embed_dim, patch_size=patch_size, **kwargs)
-        first, second = max(embed_dim // 4, 8), max(embed_dim // 2, 16)
-        rest = (patch_size[0] // 4, patch_size[1] // 4)
+    def __init__(self, patch: tuple[int, int], width: int) -> None:
+        super().__init__(patch, width)
+        first, second = max(width // 4, 8), max(width // 2, 16)
         self.proj = nn.Sequential(
             *_convolution(3, first, (2, 2)),
             *_convolution(first, first, (1, 1)),
             *_convolution(first, second, (2, 2)),
             *_convolution(second, second, (1, 1)),
-            *_convolution(second, embed_dim, rest),
-            nn.Conv2d(embed_dim, embed_dim, 1),
+            *_convolution(second, width, (patch[0] // 4, patch[1] // 4)),
+            nn.Conv2d(width, width, 1),
         )
 
 
@@ -72,39 +82,44 @@ def _convolution(inputs: int, outputs: int, stride: tuple[int, int]) -> list[nn.
     ]
 
 
-class FrameEncoder(VisionTransformer):
-    """timm's Vision Transformer without class token, pooling or head: (N, 3, H, W) → (N, S, D)."""
+class FrameEncoder(nn.Module):
+    """A Vision Transformer without class token, pooling or head: (N, 3, H, W) → (N, S, D)."""
 
     def __init__(self, settings: EncoderSettings) -> None:
-        super().__init__(
-            img_size=settings.image,
-            patch_size=settings.patch,
-            embed_dim=settings.width,
-            depth=settings.depth,
-            num_heads=settings.heads,
-            mlp_ratio=settings.mlp_ratio,
-            drop_path_rate=settings.drop_path,
-            num_classes=0,
-            global_pool="",
-            class_token=False,
-            embed_layer=ConvolutionalStem if settings.stem == "convolution" else PatchEmbed,
+        super().__init__()
+        grid = (settings.image[0] // settings.patch[0], settings.image[1] // settings.patch[1])
+        stem = ConvolutionalStem if settings.stem == "convolution" else PatchEmbedding
+        self.image = settings.image
+        self.patch_embed = stem(settings.patch, settings.width)
+        self.pos_embed = nn.Parameter(torch.empty(1, grid[0] * grid[1], settings.width))
+        # The deeper a block, the more frames pass it by.
+        shares = torch.linspace(0, settings.drop_path, settings.depth).tolist()
+        self.blocks = nn.Sequential(
+            *(Block(settings.width, settings.heads, settings.mlp_ratio, share) for share in shares)
         )
+        self.norm = nn.LayerNorm(settings.width, eps=NORM_EPSILON)
+        normal_(self.pos_embed)
+        initialise(self.blocks)
         self.shallow_blocks = [block - 1 for block in depths(settings.depth, settings.scales)[:-1]]
         if self.shallow_blocks:
             self.depth_fusion = DepthFusion(settings.width, settings.scales)
         if settings.stem == "convolution":
             # Places that look alike at first hold a short training back for hundreds of steps.
             with torch.no_grad():
-                self.pos_embed.copy_(0.5 * place_waves(self.patch_embed.grid_size, settings.width))
+                self.pos_embed.copy_(0.5 * place_waves(grid, settings.width))
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        # The fused kernel's backward pass is the slow part of training on a CPU, and only there.
-        fused = x.is_cuda or not torch.is_grad_enabled()
+    def forward(self, frames: Tensor) -> Tensor:
+        """frames: (N, 3, H, W) of the image's size → (N, S, D). Raises ValueError for frames of another size."""
+        if frames.shape[2:] != self.image:
+            has, wants = (f"{height} by {width}" for height, width in (frames.shape[2:], self.image))
+            raise ValueError(f"frames of {has} pixels: this encoder takes {wants} (height by width)")
         if not torch.is_grad_enabled():
-            x = x.contiguous(memory_format=torch.channels_last)  # a third off a convolutional stem on a CPU
-        for block in self.blocks:
-            block.attn.fused_attn = fused
-        if not self.shallow_blocks:
-            return self.forward_features(x)
-        deepest, shallower = self.forward_intermediates(x, indices=self.shallow_blocks, output_fmt="NLC")
-        return self.depth_fusion([*shallower, deepest])
+            frames = frames.contiguous(memory_format=torch.channels_last)  # a third off a convolutional stem on a CPU
+        x = self.patch_embed(frames) + self.pos_embed
+        shallower: list[Tensor] = []
+        for number, block in enumerate(self.blocks):
+            x = block(x)
+            if number in self.shallow_blocks:
+                shallower.append(x)
+        x = self.norm(x)
+        return self.depth_fusion([*shallower, x]) if shallower else x

@@ -13,7 +13,6 @@ from typing import Literal
 import torch
 from rich.table import Table
 from rich.text import Text
-from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from torch import Tensor
 
 from glyphrun.models.encoder import EncoderSettings
@@ -211,6 +210,8 @@ def _by_position(source: Tensor, target: Tensor) -> _Fit:
 def _by_place(source: Tensor, source_grid: Grid, grid: Grid) -> _Fit:
     if source_grid == grid:
         return _Fit(source)
+    from timm.layers import resample_abs_pos_embed  # here: timm takes seconds to import, and few weights change size
+
     value = resample_abs_pos_embed(source.float(), list(grid), list(source_grid), num_prefix_tokens=0)
     return _Fit(value, f"interpolated from {_shape(source_grid)} to {_shape(grid)} places", "extend")
 
@@ -219,6 +220,8 @@ def _by_patch(source: Tensor, target: Tensor) -> _Fit:
     """The weights that give a resized patch the feature of the original, as nearly as can be (arXiv 2212.08013)."""
     if source.shape == target.shape:
         return _Fit(source)
+    from timm.layers import resample_patch_embed  # here, as above
+
     sizes = [_shape(tensor.shape[2:]) for tensor in (source, target)]
     value = resample_patch_embed(source.float(), list(target.shape[2:]))
     return _Fit(value, f"resampled from {sizes[0]} to {sizes[1]} pixels", "extend")
