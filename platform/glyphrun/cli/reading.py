@@ -41,6 +41,7 @@ def evaluate(
     from glyphrun.data.sample import iterate_samples, read_card
     from glyphrun.ensemble_bundle import load_reader
     from glyphrun.evaluation.evaluate import evaluate as evaluate_reader
+    from glyphrun.evaluation.evaluate import out_of_reach
     from glyphrun.evaluation.metrics import Unit
     from glyphrun.registry import Registry
 
@@ -51,6 +52,9 @@ def evaluate(
         arrays = [load_split(dataset, split, processor) for processor in reader.processors]
         unit: Unit = "graphemes" if by_graphemes else "characters"
         scores = evaluate_reader(reader, arrays, trained_texts=texts, unit=unit).to_json()
+        beyond = out_of_reach(reader, arrays[0].texts)
+    if beyond:
+        typer.echo(f"glyphrun: {beyond}", err=True)
     if as_json:
         print(json.dumps({"model": model, "split": split, "cer_unit": unit, **scores}, ensure_ascii=False))
         return

@@ -23,6 +23,7 @@ from glyphrun.evaluation.metrics import (
     word_error_rate,
 )
 from glyphrun.prediction import Prediction
+from glyphrun.text import Codec, TextError
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,22 @@ def evaluate(
 ) -> Scores:
     """Read a decoded split and score the readings against its labels; trained_texts are the labels of training."""
     return read_and_score(reader, arrays, progress, trained_texts=trained_texts, unit=unit)[1]
+
+
+def out_of_reach(reader: Reader, texts: Sequence[str]) -> str | None:
+    """What to know of labels that no reading of a recognizer can equal, such as those in another script; None: of none."""
+    codec = getattr(reader, "codec", None)
+    if not isinstance(codec, Codec):  # subwords spell any text, and of an ensemble one member may
+        return None
+    refused: list[TextError] = []
+    for text in texts:
+        try:
+            codec.encode(text)
+        except TextError as error:
+            refused.append(error)
+    if not refused:
+        return None
+    return f"{len(refused)} of {len(texts)} labels are beyond what this recognizer can write; the first: {refused[0]}"
 
 
 def read_and_score(
