@@ -243,6 +243,7 @@ def test_killed_after_any_write_there_is_a_whole_version_or_none(bundle, tmp_pat
 
             return act
 
+        tempfile.tempdir = str(tmp_path)  # what is left there by whom is killed goes with the test
         for method in original:
             setattr(Store, method, counted(method))
         Registry(root).promote(bundle, "numbers", at=NOON)
