@@ -186,4 +186,5 @@ def test_a_killed_gateway_costs_what_it_was_answering_and_the_typed_client_nothi
     assert len(told.failures) <= len(plain), told.failures
     for one in clients:
         one.result()
-    assert len({answer.text for answer in retried}) == 1
+    # A member that was killed before may be on its way back.
+    assert len({answer.text for answer in retried if not answer.degraded}) == 1
