@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from glyphrun_serve.request_ids import current_request
@@ -81,6 +82,13 @@ def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
         message = "The body is not valid JSON; /docs shows its shape."
     elif first["type"] == "missing":
         message = f"The request has no {place or 'body'}; /docs shows its shape."
+    elif first["type"] == "model_attributes_type" and "json" not in request.headers.get("content-type", ""):
+        message = "The body was not said to be JSON; send it with the header Content-Type: application/json."
+    elif "UploadFile" in first["msg"]:  # pydantic knows it by no type of its own
+        field = place.partition(".")[0]
+        message = f"The request's {place} is text where a file is asked for; with curl: -F {field}=@FILE."
+    elif first["type"] == "string_type" and isinstance(first["input"], UploadFile):
+        message = f"The request's {place} is a file where text is asked for; with curl: -F '{place}=<FILE'."
     else:
         message = f"The request's {place or 'body'} is wrong ({first['msg']}); /docs shows its shape."
     return error_response(RequestError(422, "invalid_request", message))

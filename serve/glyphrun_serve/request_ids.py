@@ -15,4 +15,9 @@ current_request: ContextVar[str | None] = ContextVar("current_request", default=
 
 def request_id_of(given: str | None) -> str:
     """The id that a client gave if it can stand in a header and a log as it is, else a new one."""
-    return given if given and _SANE.fullmatch(given) else uuid4().hex
+    return given if given and is_sane(given) else uuid4().hex
+
+
+def is_sane(given: str) -> bool:
+    """Whether an id can stand in a header and a log as it is."""
+    return _SANE.fullmatch(given) is not None

@@ -41,7 +41,7 @@ def known_tokens(file: Path | None, environment: Mapping[str, str]) -> tuple[Kno
     found: list[KnownToken] = []
     if file is not None:
         try:
-            found += _parse(file.read_text(encoding="utf-8"), str(file))
+            found += _parse(_text_of(file), str(file))
         except FileNotFoundError as error:
             raise TokensError(f"There is no file of tokens at {file}: {HOW_TO_MAKE_ONE}.") from error
     found += _parse(environment.get(VARIABLE, ""), VARIABLE)
@@ -67,7 +67,7 @@ def add_token(file: Path, name: str) -> str:
         raise TokensError(
             f"{name!r} is no name of a token: use up to 64 letters, digits, dots, dashes and underscores."
         )
-    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    text = _text_of(file) if file.exists() else ""
     if any(one.name == name for one in _parse(text, str(file))):
         raise TokensError(f"{file} has a token of {name}: take its line out, or choose another name.")
     token = f"glyphrun_{secrets.token_urlsafe(32)}"
@@ -77,6 +77,13 @@ def add_token(file: Path, name: str) -> str:
         out.write(text + ("" if text.endswith("\n") or not text else "\n") + f"{name}:{token_hash(token)}\n")
     os.replace(aside, file)
     return token
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")  # some editors put a mark before the first line
+    except UnicodeDecodeError as error:
+        raise TokensError(f"{file} is not text in UTF-8, as a file of tokens is: {HOW_TO_MAKE_ONE}.") from error
 
 
 def _parse(text: str, source: str) -> list[KnownToken]:

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any
 
-from fastapi import FastAPI, File, Form, UploadFile
+from fastapi import APIRouter, FastAPI, File, Form, Request, Response, UploadFile
 from fastapi.responses import StreamingResponse
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.types import Receive, Scope, Send
 
@@ -21,6 +22,7 @@ from glyphrun_serve.parameters import ModelName
 
 PATH = "/v1/video"
 BOXES = TypeAdapter(list[wire.ClipBox])
+BOXES_BYTES = 16 * 1024**2  # 22 tracklets in each of 3,600 frames have a third of it
 GRACE_S = 5.0  # for the last events to be taken
 STREAM = {
     "description": "Server-sent events: a `reading` or an `error` for each tracklet, then `done`. After an `error` "
@@ -30,6 +32,25 @@ STREAM = {
 
 Choose = Callable[[str | None], Model]
 Read = Callable[[Model, Sequence[bytes], str, bool], Awaitable[wire.Answer]]
+
+
+class ClipRequest(Request):
+    """A form whose boxes may be longer than the 1 MiB that Starlette takes for a text."""
+
+    def form(self, **limits: Any) -> Any:
+        return super().form(**{**limits, "max_part_size": BOXES_BYTES})
+
+
+class ClipRoute(APIRoute):
+    """Answers ClipRequests."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        answer = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            return await answer(ClipRequest(request.scope, request.receive))
+
+        return handle
 
 
 class ClipResponse(StreamingResponse):
@@ -55,8 +76,9 @@ def add_video(
 ) -> None:
     """choose: a model by its name; read: as the other routes read one item with it, under their limits."""
     clips = 0
+    router = APIRouter(route_class=ClipRoute)
 
-    @app.post(PATH, responses={200: STREAM, **errors}, response_class=StreamingResponse, tags=["recognize"])
+    @router.post(PATH, responses={200: STREAM, **errors}, response_class=StreamingResponse, tags=["recognize"])
     async def video(
         clip: Annotated[UploadFile, File(description="An MP4, QuickTime, Matroska, WebM or AVI file.")],
         boxes: Annotated[
@@ -72,7 +94,7 @@ def add_video(
         """Read the tracklets of a video clip; each is answered when its last frame has been decoded."""
         nonlocal clips
         asked = choose(model)
-        wanted = _parse(boxes)
+        wanted = await asyncio.to_thread(_parse, boxes)
         if clips >= limits.clips:
             raise RequestError(503, "busy", "Other clips are being read; try again in a few seconds.")
         clips += 1
@@ -104,6 +126,8 @@ def add_video(
                 return await asyncio.to_thread(opened.next)
 
         return ClipResponse(_events(first, next_in_time, read_in_time), deadline + GRACE_S, close)
+
+    app.include_router(router)
 
 
 @asynccontextmanager

@@ -244,6 +244,32 @@ def test_a_bad_upload_is_refused_with_a_sentence(
     assert_refused(client.post("/v1/recognize", files=upload(*frames)), status, code, words)
 
 
+@pytest.mark.parametrize("name", ["X-Request-Id", "X-Session-Id", "X-Request-Disconnect-Disabled"])
+def test_a_header_that_is_no_text_is_as_if_it_were_not_there(client: httpx.Client, name: str) -> None:
+    answer = client.get("/v1/models", headers={name.encode(): b"\xe9"})
+    assert answer.status_code == 200
+    assert answer.headers["x-request-id"].isascii()
+
+
+def test_an_adapter_whose_name_is_no_text_is_unknown(client: httpx.Client) -> None:
+    for header in (b"serve_multiplexed_model_id", b"serve-multiplexed-model-id"):
+        answer = client.post("/v1/recognize", files=upload(picture(1)), headers={header: b"\xe9"})
+        assert_refused(answer, 404, "unknown_model", "There is no model")
+
+
+def test_the_id_of_an_error_is_that_of_the_answers_header(client: httpx.Client) -> None:
+    for given in ("camera-1:42", "a b", "x" * 200):
+        answer = client.get("/nothing", headers={"X-Request-Id": given})
+        assert answer.json()["error"]["request_id"] == answer.headers["x-request-id"]
+        assert (answer.headers["x-request-id"] == given) == (given == "camera-1:42")
+
+
+def test_what_can_be_got_can_be_asked_for_without_its_body(client: httpx.Client) -> None:
+    for path in ("/", "/docs", "/healthz", "/readyz", "/metrics", "/v1/models"):
+        answer = client.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
+
+
 def test_a_request_of_the_wrong_form_is_refused_with_a_sentence(
     client: httpx.Client,
 ) -> None:
@@ -265,7 +291,13 @@ def test_a_request_of_the_wrong_form_is_refused_with_a_sentence(
         client.post("/v1/recognize", data={"frames": "text"}),
         422,
         "invalid_request",
-        "frames",
+        "frames.0 is text where a file is asked for; with curl: -F frames=@FILE.",
+    )
+    assert_refused(
+        client.post("/v1/recognize/batch", content=b'{"items": []}'),
+        422,
+        "invalid_request",
+        "Content-Type: application/json",
     )
     assert_refused(
         client.post(

@@ -73,6 +73,12 @@ def test_a_file_that_is_no_list_of_hashes_is_refused_without_quoting_it(tmp_path
     with pytest.raises(TokensError, match="line 3, is not NAME:HASH") as refused:
         known_tokens(file, {})
     assert "secret" not in str(refused.value)
+    file.write_bytes("one".encode("utf-16"))
+    with pytest.raises(TokensError, match="tokens is not text in UTF-8"):
+        known_tokens(file, {})
+    assert "not text in UTF-8" in refusal("token", "camera-1", "--file", str(file))
+    file.write_text(f"\ufeffone:{'0' * 64}\n")
+    assert [one.name for one in known_tokens(file, {})] == ["one"]
 
 
 def test_a_host_that_others_reach_needs_a_token(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The frame encoder is the published one, bit by bit, without the seconds that a library of 700 others takes to import."""
+"""The frame encoder computes what timm's does, without the seconds that a library of a thousand others takes to import."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from glyphrun.models.encoder import EncoderSettings, FrameEncoder
+from glyphrun.models.multiscale import depths
 
 SIZES = {"image": (16, 24), "patch": (4, 8), "width": 24, "depth": 3, "heads": 2}
 
@@ -57,6 +58,21 @@ def test_a_seed_gives_the_weights_features_and_gradients_that_it_gives_in_timm(d
 
     with torch.inference_mode():
         torch.testing.assert_close(ours.eval()(frames), theirs.eval()(frames), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("stem", "scales"), [("convolution", 1), ("patch", 2), ("convolution", 3)])
+def test_what_is_added_to_it_stands_before_and_behind_the_same_blocks(stem, scales):
+    settings = EncoderSettings(**{**SIZES, "depth": 4}, stem=stem, scales=scales)
+    ours, theirs = FrameEncoder(settings).eval(), timms(settings).eval()
+    theirs.patch_embed = ours.patch_embed
+    own = {name: value for name, value in ours.state_dict().items() if not name.startswith("depth_fusion")}
+    theirs.load_state_dict(own)
+    frames = torch.randn(2, 3, *settings.image)
+    with torch.inference_mode():
+        shallow = [block - 1 for block in depths(settings.depth, scales)[:-1]]
+        deepest, shallower = theirs.forward_intermediates(frames, indices=shallow or [0], output_fmt="NLC")
+        expected = ours.depth_fusion([*shallower, deepest]) if shallow else deepest
+        torch.testing.assert_close(ours(frames), expected, rtol=0, atol=1e-5)
 
 
 def test_some_frames_pass_a_deep_block_by_in_training_and_none_at_inference():

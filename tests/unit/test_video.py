@@ -102,6 +102,20 @@ def test_a_clip_without_boxes_is_one_tracklet_of_frames_spread_over_it(url: str,
     assert done == ("done", {"tracklets": 1, "frames": 4})
 
 
+def test_boxes_may_be_long_and_are_text(engine: Engine, url: str, clip: Path) -> None:
+    many = [box for number in range(2000) for box in boxes_of(f"tracklet {number:04d}", list(range(20)), (0, 0, 9, 9))]
+    assert len(json.dumps(many)) > 2**21
+    roomy = LIMITS.model_copy(update={"clip_bytes": 8 * 2**20})
+    with served(http_app(EngineReader(engine), roomy, log=no_log)) as large:
+        response = post(large, clip.read_bytes(), [*many, *boxes_of("late", [20], (0, 0, 9, 9))])
+    assert_refused(response, 422, "bad_boxes", "frame 20 is behind the end of the clip")
+    files = {"clip": clip.read_bytes(), "boxes": b"[]"}
+    response = httpx.post(f"{url}/v1/video", files=files, timeout=60, trust_env=False)
+    assert_refused(
+        response, 422, "invalid_request", "boxes is a file where text is asked for; with curl: -F 'boxes=<FILE'"
+    )
+
+
 def test_boxes_are_cut_at_the_edge_and_a_long_tracklet_is_read_at_some_of_its_frames(
     url: str, clip: Path, engine: Engine
 ) -> None:

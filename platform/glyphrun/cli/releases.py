@@ -90,6 +90,8 @@ def deploy(
             return
         if canary is not None and shadow:
             raise RegistryError("--canary and --shadow exclude each other: name one")
+        if seconds is not None and canary is None and not shadow:
+            raise RegistryError("--for is how long a canary or shadow is watched: name one of them, or leave it out")
 
         found = server_of(name, address)
         if found is None:
