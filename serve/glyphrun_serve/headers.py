@@ -10,14 +10,13 @@ from collections.abc import Iterable
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from glyphrun_serve.parameters import ADAPTER_HEADER
 from glyphrun_serve.request_ids import HEADER, is_sane
 
 # Serve calls ``middlewares`` wherever it takes requests in, if this variable says so where its processes are started.
 VARIABLE, VALUE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", f"{__name__}.middlewares"
 
 ORDERS = frozenset({b"x-request-timeout-seconds", b"x-request-disconnect-disabled", b"x-session-id"})
-_ADAPTER, _ID = ADAPTER_HEADER.encode(), HEADER.lower().encode()
+_ID = HEADER.lower().encode()
 
 RawHeaders = list[tuple[bytes, bytes]]
 
@@ -40,20 +39,16 @@ class ReadableHeaders:
 
 
 def readable(headers: Iterable[tuple[bytes, bytes]]) -> RawHeaders:
-    """Raw headers without orders to Serve, with an id that can stand in an answer and a log or none, and all in UTF-8."""
+    """Raw headers in UTF-8, without orders to Serve, and with an id that can stand in an answer and a log or with none."""
     given = [(name.lower(), value) for name, value in headers]
     ids = [value for name, value in given if name == _ID]
     named = len(ids) == 1 and is_sane(ids[0].decode("latin-1"))
-    return [
-        (name, _in_utf8(value) if name.replace(b"-", b"_") == _ADAPTER else value)
-        for name, value in given
-        if name not in ORDERS and (name != _ID or named)
-    ]
+    return [(name, _in_utf8(value)) for name, value in given if name not in ORDERS and (name != _ID or named)]
 
 
 def _in_utf8(value: bytes) -> bytes:
     try:
         value.decode()
     except UnicodeDecodeError:
-        return value.decode("latin-1").encode()  # no adapter has such a name, which the answer then says
+        return value.decode("latin-1").encode()  # what such a byte meant before headers were UTF-8
     return value

@@ -62,7 +62,7 @@ class ConvolutionalStem(PatchEmbedding):
     """
 
     def __init__(self, patch: tuple[int, int], width: int) -> None:
-        super().__init__(patch, width)
+        super().__init__(patch, width)  # draws weights that are replaced: a seed's others come after these
         first, second = max(width // 4, 8), max(width // 2, 16)
         self.proj = nn.Sequential(
             *_convolution(3, first, (2, 2)),
@@ -98,7 +98,7 @@ class FrameEncoder(nn.Module):
             *(Block(settings.width, settings.heads, settings.mlp_ratio, share) for share in shares)
         )
         self.norm = nn.LayerNorm(settings.width, eps=NORM_EPSILON)
-        normal_(self.pos_embed)
+        normal_(self.pos_embed)  # timm's order: a seed keeps its weights
         initialise(self.blocks)
         self.shallow_blocks = [block - 1 for block in depths(settings.depth, settings.scales)[:-1]]
         if self.shallow_blocks:
